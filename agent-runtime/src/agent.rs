@@ -1,0 +1,144 @@
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use journal::{FaultKind, SdkFault, SessionId};
+use serde_json::Value;
+use tokio::task::JoinSet;
+
+/// What runs in the background for one invocation.
+///
+/// The runtime calls `run` in a task of its own. It may panic, block its thread or never end: the
+/// journal gets one terminal event all the same.
+pub trait Agent: Send + Sync + 'static {
+    /// Does the work. `Ok` is the result that AGENT_BACKGROUND_TASK_COMPLETED carries.
+    ///
+    /// The future is dropped when the container is told to stop, so whatever it owns has to clean
+    /// up when dropped.
+    ///
+    /// # Errors
+    /// The error becomes AGENT_BACKGROUND_TASK_FAILED with its type and message.
+    fn run(&self, invocation: Invocation)
+    -> impl Future<Output = Result<Value, AgentError>> + Send;
+}
+
+/// An [`Agent`] of any type.
+pub(crate) type AnyAgent =
+    Arc<dyn Fn(Invocation) -> BoxFuture<'static, Result<Value, AgentError>> + Send + Sync>;
+
+pub(crate) fn erase(agent: impl Agent) -> AnyAgent {
+    let agent = Arc::new(agent);
+    Arc::new(move |invocation| {
+        let agent = Arc::clone(&agent);
+        async move { agent.run(invocation).await }.boxed()
+    })
+}
+
+/// One request to an agent.
+#[derive(Debug, Clone)]
+pub struct Invocation {
+    /// The session.
+    pub session_id: SessionId,
+    /// The run of the session: the execution's id, or for a direct call the request id.
+    pub invocation_id: String,
+    /// What the caller sent.
+    pub input: Value,
+    /// `SESSION_ID`, `INVOCATION_ID` and the trace context, as a command finds them in its
+    /// environment.
+    pub environment: BTreeMap<String, String>,
+    /// The task's own tasks.
+    pub context: Context,
+}
+
+/// Ties further tasks to the agent's task: they are aborted with it, the agent does not complete
+/// before they do, and if one panics the agent has failed. (A plain `tokio::spawn` does none of
+/// this: its panic is lost with the handle.)
+#[derive(Debug, Clone, Default)]
+pub struct Context {
+    children: Arc<Mutex<JoinSet<()>>>,
+}
+
+impl Context {
+    /// Runs a future as part of the agent's task.
+    pub fn spawn(&self, child: impl Future<Output = ()> + Send + 'static) {
+        self.children.lock().unwrap_or_else(PoisonError::into_inner).spawn(child);
+    }
+
+    /// Takes the children out; dropping what is returned aborts them.
+    pub(crate) fn take_children(&self) -> JoinSet<()> {
+        std::mem::take(&mut self.children.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Why an agent failed, as the journal will say it.
+///
+/// `?` turns an error of any AWS SDK client into one with the type `CredentialsError` or
+/// `ClientError`, and a text or an I/O or JSON error into one with the type `AgentError`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentError {
+    /// A stable name that a program can match.
+    pub error_type: String,
+    /// A text that a person can act on.
+    pub message: String,
+}
+
+impl AgentError {
+    /// The type of an error that has no better one.
+    pub const GENERIC: &str = "AgentError";
+
+    /// An error with a type of its own.
+    pub fn new(error_type: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { error_type: error_type.into(), message: message.into() }
+    }
+
+    /// Any error, with all its causes in the message.
+    #[must_use]
+    pub fn other(error: &(dyn Error + 'static)) -> Self {
+        Self::new(Self::GENERIC, journal::display_chain(error))
+    }
+}
+
+impl<E> From<SdkError<E, HttpResponse>> for AgentError
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    fn from(error: SdkError<E, HttpResponse>) -> Self {
+        let fault = SdkFault::new(&error);
+        let error_type = match (&fault.kind, error.as_service_error()) {
+            (FaultKind::Credentials, _) => SdkFault::CREDENTIALS_ERROR,
+            (_, Some(_)) => SdkFault::CLIENT_ERROR,
+            (_, None) => Self::GENERIC,
+        };
+        Self::new(error_type, fault.to_string())
+    }
+}
+
+impl From<String> for AgentError {
+    fn from(message: String) -> Self {
+        Self::new(Self::GENERIC, message)
+    }
+}
+
+impl From<&str> for AgentError {
+    fn from(message: &str) -> Self {
+        message.to_owned().into()
+    }
+}
+
+impl From<std::io::Error> for AgentError {
+    fn from(error: std::io::Error) -> Self {
+        Self::other(&error)
+    }
+}
+
+impl From<serde_json::Error> for AgentError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::other(&error)
+    }
+}

@@ -1,0 +1,7 @@
+//! The container's main process: runs `AGENT_COMMAND` for each invocation.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    agent_runtime::run_command()
+}

@@ -1,0 +1,41 @@
+//! How a task ended, and the one event that says so.
+
+use std::any::Any;
+
+use journal::{Draft, Status};
+use serde_json::Value;
+use tokio::task::JoinError;
+
+use crate::AgentError;
+
+/// How a task ended: with its result, or with what the journal will say.
+pub(crate) type Outcome = Result<Value, AgentError>;
+
+/// Turns an outcome into the task's one terminal event.
+pub(crate) fn terminal_event(outcome: &Outcome) -> Draft {
+    match outcome {
+        Ok(result) => Draft::completed(result),
+        Err(error) => {
+            Draft::failure(Status::AgentBackgroundTaskFailed, &error.error_type, &error.message)
+        }
+    }
+}
+
+/// Why a task failed that was told to stop before it ended.
+pub(crate) fn terminated() -> AgentError {
+    AgentError::new("Terminated", "the container was told to stop before the agent ended")
+}
+
+/// Why a task failed that did not end by itself.
+pub(crate) fn not_joined(error: JoinError) -> AgentError {
+    match error.try_into_panic() {
+        Ok(panic) => AgentError::new("Panic", panic_text(&*panic)),
+        Err(cancelled) => AgentError::new("Cancelled", cancelled.to_string()),
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("the agent panicked: {}", text.unwrap_or("(the panic carries no text)"))
+}

@@ -1,0 +1,85 @@
+//! The process: environment, logs, runtime, signals.
+
+use std::io::IsTerminal;
+use std::net::TcpListener;
+use std::process::ExitCode;
+
+use actix::System;
+use journal::Journal;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::{Agent, CommandAgent, Settings, serve};
+
+/// Exit code of a process whose environment is not as it must be.
+const BAD_ENVIRONMENT: u8 = 2;
+
+/// Runs an agent as the container's main process: reads the environment (see [`Settings`]), logs to
+/// stderr, serves until SIGTERM or SIGINT. The exit code is 2 if the environment is not as it must
+/// be, and 1 if the server fails.
+pub fn run(agent: impl Agent) -> ExitCode {
+    let settings = match Settings::from_env(env) {
+        Ok(settings) => settings,
+        Err(error) => return bad_environment(&error),
+    };
+    init_logs();
+    match host(settings, agent) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("agent-runtime: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// [`run`] with the agent that `AGENT_COMMAND` names.
+#[must_use]
+pub fn run_command() -> ExitCode {
+    match CommandAgent::from_env(env) {
+        Ok(agent) => run(agent),
+        Err(error) => bad_environment(&error),
+    }
+}
+
+fn host(settings: Settings, agent: impl Agent) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    System::with_tokio_rt(|| runtime).block_on(async {
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let address = (settings.host, settings.port);
+        let listener = TcpListener::bind(address).map_err(|error| {
+            std::io::Error::new(
+                error.kind(),
+                format!("cannot listen on {}:{}: {error}", address.0, address.1),
+            )
+        })?;
+        let address = listener.local_addr()?;
+        let aws = aws_config::load_from_env().await;
+        let journal = Journal::new((&aws).into(), settings.journal);
+        tracing::info!(%address, "listening");
+        let shutdown = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        serve(listener, journal, settings.max_body_bytes, agent, shutdown).await
+    })
+}
+
+fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn bad_environment(error: &journal::SettingError) -> ExitCode {
+    eprintln!("agent-runtime: {error}");
+    ExitCode::from(BAD_ENVIRONMENT)
+}
+
+/// Log lines on stderr: readable in a terminal, JSON elsewhere; the level by `RUST_LOG`.
+fn init_logs() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A logger that is already set, as in a test, is kept.
+    let _ = if std::io::stderr().is_terminal() { logs.try_init() } else { logs.json().try_init() };
+}

@@ -1,0 +1,106 @@
+use std::future::Future;
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use actix::Actor;
+use actix_web::web::{self, Data};
+use actix_web::{App, HttpResponse, HttpServer};
+use journal::Journal;
+use serde_json::json;
+use tokio::runtime::{Builder, Handle};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::Agent;
+use crate::agent::erase;
+use crate::entrypoint::{Entrypoint, invocations};
+use crate::health::Health;
+use crate::supervisor::{Drain, Supervisor};
+
+/// How long a shutdown waits for the terminal events. With what follows it stays within 10 s.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(8);
+
+/// Serves `/invocations` and `/ping` on `listener` until `shutdown` resolves, then refuses new
+/// invocations, ends every task with AGENT_BACKGROUND_TASK_FAILED of type `Terminated`, and returns
+/// when those events are durable, after 10 s at most.
+///
+/// Runs in an actix system on a multi-thread tokio runtime. Bodies larger than `max_body_bytes`
+/// are refused with 413.
+///
+/// # Errors
+/// If the listener cannot be served.
+pub async fn serve(
+    listener: TcpListener,
+    journal: Journal,
+    max_body_bytes: usize,
+    agent: impl Agent,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let threads = std::thread::available_parallelism().map_or(4, |cores| cores.get().max(4));
+    let agents = Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name("agent")
+        .enable_all()
+        .build()?;
+    let health = Health::new();
+    let tasks = TaskTracker::new();
+    let give_up = CancellationToken::new();
+    let supervisor = Supervisor::new(
+        erase(agent),
+        agents.handle().clone(),
+        health.clone(),
+        tasks.clone(),
+        give_up.clone(),
+    )
+    .start();
+    let draining = Arc::new(AtomicBool::new(false));
+    let entrypoint = Data::new(Entrypoint {
+        journal,
+        supervisor: supervisor.clone(),
+        draining: Arc::clone(&draining),
+        max_body_bytes,
+        runtime: Handle::current(),
+        tasks: tasks.clone(),
+    });
+    let server = HttpServer::new(move || {
+        let health = health.clone();
+        App::new()
+            .app_data(entrypoint.clone())
+            .route("/invocations", web::post().to(invocations))
+            .route(
+                "/ping",
+                web::get().to(move || std::future::ready(HttpResponse::Ok().json(health.ping()))),
+            )
+            .default_service(web::to(|| async {
+                let error = "only POST /invocations and GET /ping are served here";
+                HttpResponse::NotFound().json(json!({ "error": error }))
+            }))
+    })
+    .workers(2)
+    // The listener has to stay open through the drain, to answer 503 and /ping.
+    .disable_signals()
+    .shutdown_timeout(1)
+    .listen(listener)?
+    .run();
+    let handle = server.handle();
+    let mut server = actix::spawn(server);
+    tokio::select! {
+        ended = &mut server => return ended.map_err(io::Error::other)?,
+        () = shutdown => {}
+    }
+    draining.store(true, Ordering::Relaxed);
+    tracing::info!("shutting down");
+    // If the supervisor were gone, its workers would be too, and with them every agent.
+    let _ = supervisor.send(Drain).await;
+    tasks.close();
+    if tokio::time::timeout(DRAIN_DEADLINE, tasks.wait()).await.is_err() {
+        give_up.cancel();
+        let _ = tokio::time::timeout(Duration::from_millis(500), tasks.wait()).await;
+    }
+    handle.stop(true).await;
+    agents.shutdown_background();
+    Ok(())
+}

@@ -1,0 +1,44 @@
+use std::net::IpAddr;
+
+use journal::SettingError;
+use journal::settings::optional;
+
+/// What the container is configured with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Where the journal is.
+    pub journal: journal::Settings,
+    /// Address to listen on (`HOST`, by default all).
+    pub host: IpAddr,
+    /// Port to listen on (`PORT`, by default 8080; 0 takes a free one).
+    pub port: u16,
+    /// Largest body of an invocation (`MAX_BODY_BYTES`, by default 10 MB).
+    pub max_body_bytes: usize,
+}
+
+impl Settings {
+    /// Reads the environment.
+    ///
+    /// # Errors
+    /// If a variable is missing or malformed; the error names it and the rule.
+    pub fn from_env(env: impl Fn(&str) -> Option<String>) -> Result<Self, SettingError> {
+        let host = optional(&env, "HOST", "it must be an IP address to listen on", |host| {
+            host.parse().ok()
+        })?;
+        let port = optional(&env, "PORT", "it must be a port number from 0 to 65535", |port| {
+            port.parse().ok()
+        })?;
+        let max_body_bytes = optional(
+            &env,
+            "MAX_BODY_BYTES",
+            "it must be a number of bytes from 1 to 104857600 (AgentCore's limit)",
+            |bytes| bytes.parse().ok().filter(|bytes| (1..=104_857_600).contains(bytes)),
+        )?;
+        Ok(Self {
+            journal: journal::Settings::from_env(&env)?,
+            host: host.unwrap_or(IpAddr::from([0, 0, 0, 0])),
+            port: port.unwrap_or(8080),
+            max_body_bytes: max_body_bytes.unwrap_or(10_000_000),
+        })
+    }
+}

@@ -1,0 +1,147 @@
+use std::time::Duration;
+
+use aws_sdk_bedrockagentcore::Client;
+use chrono::Utc;
+use journal::{AppendError, Draft, Journal, SessionId, Source, Status, Timestamp, display_chain};
+use lambda_runtime::{Diagnostic, LambdaEvent};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use thiserror::Error;
+
+use crate::Settings;
+use crate::invoke::{Failure, invoke};
+
+/// How long AGENT_INVOCATION_STARTED is tried; the agent is not called before it is durable.
+const STARTED_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What the call leaves of the function's time for the event that says how it went.
+const RESERVE: Duration = Duration::from_secs(5);
+
+/// What the workflow asks for.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Request {
+    /// The session.
+    pub session_id: SessionId,
+    /// The run of the session: the execution's id.
+    pub invocation_id: String,
+    /// The timestamp of SESSION_INITIATED.
+    pub after: Option<Timestamp>,
+    /// What the agent gets.
+    pub input: Value,
+}
+
+/// What the workflow learns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Response {
+    /// The session.
+    pub session_id: SessionId,
+    /// The container's HTTP status; `None` if it is not known whether the agent was started.
+    pub status_code: Option<i32>,
+    /// The timestamp of the last event that the function knows of.
+    pub after: Timestamp,
+}
+
+/// The agent was not started. Becomes the function's `errorType` and `errorMessage`, on which the
+/// state machine ends the session.
+#[derive(Debug, Error)]
+pub enum HandlerError {
+    /// The request is not one: mend the caller.
+    #[error("invalid request: {0}")]
+    InvalidRequest(serde_json::Error),
+    /// AGENT_INVOCATION_STARTED is not certainly in the journal.
+    #[error("the agent was not invoked")]
+    NotJournaled(#[from] AppendError),
+    /// InvokeAgentRuntime failed with this code.
+    #[error("{message}")]
+    NotInvoked {
+        /// The service's code, such as `ResourceNotFoundException`.
+        error_type: String,
+        /// The service's message.
+        message: String,
+    },
+}
+
+impl From<HandlerError> for Diagnostic {
+    fn from(error: HandlerError) -> Self {
+        let error_message = display_chain(&error);
+        let error_type = match error {
+            HandlerError::InvalidRequest(_) => "InvalidRequest".to_owned(),
+            HandlerError::NotJournaled(_) => "JournalError".to_owned(),
+            HandlerError::NotInvoked { error_type, .. } => error_type,
+        };
+        Self { error_type, error_message }
+    }
+}
+
+/// The function.
+pub struct Handler {
+    journal: Journal,
+    client: Client,
+    settings: Settings,
+}
+
+impl Handler {
+    /// The client must not retry by itself: the function has to tell a call that failed from one
+    /// that may have started the agent.
+    #[must_use]
+    pub fn new(journal: Journal, client: Client, settings: Settings) -> Self {
+        Self { journal, client, settings }
+    }
+
+    /// Invokes the agent once and journals it.
+    ///
+    /// # Errors
+    /// If the agent was certainly not started.
+    pub async fn handle(&self, event: LambdaEvent<Value>) -> Result<Response, HandlerError> {
+        let request: Request =
+            serde_json::from_value(event.payload).map_err(HandlerError::InvalidRequest)?;
+        let session_id = request.session_id;
+        let journal =
+            self.journal.session(session_id.clone(), request.invocation_id, Source::Invoker);
+        let draft = Draft::new(Status::AgentInvocationStarted);
+        let started = journal.append(draft, request.after, STARTED_DEADLINE).await?;
+        let payload = json!({
+            "input": request.input,
+            "invocation_id": journal.invocation_id(),
+            "after": started,
+            "environment": {"SESSION_ID": session_id},
+        });
+        let left = Duration::from_millis(
+            event.context.deadline.saturating_sub(Utc::now().timestamp_millis().unsigned_abs()),
+        );
+        let call = invoke(&self.client, &self.settings, &session_id, &payload);
+        let answer = match tokio::time::timeout(left.saturating_sub(RESERVE), call).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Failure::Unknown("InvokeAgentRuntime did not answer in time".to_owned())),
+        };
+        let (draft, after, result) = match answer {
+            Ok(answer) => (
+                Draft::new(Status::AgentInvocationSucceeded),
+                answer.after.unwrap_or(started),
+                Ok(Some(answer.status_code)),
+            ),
+            Err(Failure::Unknown(reason)) => {
+                let message = format!(
+                    "whether the agent was started is unknown; its own events will tell: {reason}"
+                );
+                (failed("OutcomeUnknown", &message), started, Ok(None))
+            }
+            Err(Failure::Definite { error_type, message }) => (
+                failed(&error_type, &message),
+                started,
+                Err(HandlerError::NotInvoked { error_type, message }),
+            ),
+        };
+        let after = journal.append(draft, Some(after), RESERVE).await.unwrap_or_else(|error| {
+            // What the agent itself journals decides the session; the caller gets the truth.
+            let error = display_chain(&error);
+            tracing::error!(%session_id, "the outcome of the call is not in the journal: {error}");
+            after
+        });
+        result.map(|status_code| Response { session_id, status_code, after })
+    }
+}
+
+fn failed(error_type: &str, message: &str) -> Draft {
+    Draft::failure(Status::AgentInvocationFailed, error_type, message)
+}

@@ -1,0 +1,284 @@
+//! The append rule. Which failures are retried, which are final:
+//!
+//! | the attempt | then |
+//! |---|---|
+//! | succeeds | done |
+//! | finds the same `EventId` under its key | an earlier attempt was applied: done |
+//! | finds another `EventId` there | a collision: one tick later and again |
+//! | finds an item but is not told which, after an ambiguous attempt | *unknown* |
+//! | is throttled, or cannot connect | not applied: again, with backoff, to the deadline |
+//! | times out, is cut, is answered 5xx | may be applied: again; from now on a failure is *unknown* |
+//! | is refused (no table, denied, no credentials, invalid) | final, unless the event is terminal |
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::operation::put_item::PutItemError;
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
+use thiserror::Error;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::fault::{FaultKind, SdkFault, refusal};
+use crate::text::{MAX_ID_BYTES, truncate};
+use crate::{Draft, Event, Journal, SessionId, Source, Timestamp};
+
+/// How long the append of a terminal event goes on, whatever the error.
+pub const TERMINAL_DEADLINE: Duration = Duration::from_secs(15 * 60);
+
+const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
+const MAX_TERMINAL_BACKOFF: Duration = Duration::from_secs(30);
+const SECONDS_PER_DAY: i64 = 24 * 60 * 60;
+
+/// Appends the events of one writer to one run of one session. Cheap to clone.
+#[derive(Clone)]
+pub struct SessionJournal {
+    journal: Journal,
+    session_id: SessionId,
+    invocation_id: String,
+    source: Source,
+}
+
+/// The event is not, or not certainly, in the table.
+#[derive(Debug, Error)]
+pub enum AppendError {
+    /// DynamoDB refused the event; it was not written. Mend the cause, a retry cannot help.
+    #[error("{} was not written: {}", event.status, refusal(fault, table, "dynamodb:PutItem"))]
+    Refused {
+        /// The event that is missing.
+        event: Box<Event>,
+        /// The journal's table.
+        table: String,
+        /// DynamoDB's answer.
+        #[source]
+        fault: SdkFault,
+    },
+    /// The deadline passed and every attempt certainly failed. Try again later.
+    #[error("{} was not written: table {table} took no write within the deadline", event.status)]
+    Failed {
+        /// The event that is missing.
+        event: Box<Event>,
+        /// The journal's table.
+        table: String,
+        /// The last failure.
+        #[source]
+        fault: SdkFault,
+    },
+    /// It may or may not be written. Do nothing that contradicts either.
+    #[error("whether {} was written to table {table} is unknown", event.status)]
+    Unknown {
+        /// The event that may be missing.
+        event: Box<Event>,
+        /// The journal's table.
+        table: String,
+        /// The last failure.
+        #[source]
+        fault: SdkFault,
+    },
+}
+
+impl AppendError {
+    /// The event that is not certainly in the table, as it would stand there.
+    #[must_use]
+    pub fn event(&self) -> &Event {
+        match self {
+            Self::Refused { event, .. }
+            | Self::Failed { event, .. }
+            | Self::Unknown { event, .. } => event,
+        }
+    }
+}
+
+enum Put {
+    Written,
+    /// An item stands there already; its event id, if DynamoDB said which.
+    Conflict(Option<String>),
+    Fault(SdkFault),
+}
+
+/// The variants of [`AppendError`].
+enum Loss {
+    Refused,
+    Failed,
+    Unknown,
+}
+
+impl SessionJournal {
+    pub(crate) fn new(
+        journal: Journal,
+        session_id: SessionId,
+        invocation_id: String,
+        source: Source,
+    ) -> Self {
+        Self { journal, session_id, invocation_id, source }
+    }
+
+    /// The session.
+    #[must_use]
+    pub fn session_id(&self) -> &SessionId {
+        &self.session_id
+    }
+
+    /// The run of the session.
+    #[must_use]
+    pub fn invocation_id(&self) -> &str {
+        &self.invocation_id
+    }
+
+    /// Appends an event that sorts behind everything that this process wrote to the session and
+    /// behind `after`, the last event that its cause knew of. Returns its timestamp.
+    ///
+    /// # Errors
+    /// At once if DynamoDB refuses the event, else when `within` has passed; see [`AppendError`]
+    /// for what the caller then knows.
+    pub async fn append(
+        &self,
+        draft: Draft,
+        after: Option<Timestamp>,
+        within: Duration,
+    ) -> Result<Timestamp, AppendError> {
+        let (mut event, time) = self.event(draft, after);
+        let written = self.put_until(&mut event, time, Instant::now() + within, false).await;
+        written.map_err(|loss| self.lost(event, loss))
+    }
+
+    /// Appends the event that ends a task: every error is retried for [`TERMINAL_DEADLINE`], or
+    /// until `give_up` resolves because the process has to end.
+    ///
+    /// # Errors
+    /// When the time has passed; then log [`AppendError::event`] whole, as the last resort.
+    pub async fn append_terminal(
+        &self,
+        draft: Draft,
+        after: Option<Timestamp>,
+        give_up: impl Future<Output = ()>,
+    ) -> Result<Timestamp, AppendError> {
+        let (mut event, time) = self.event(draft, after);
+        let deadline = Instant::now() + TERMINAL_DEADLINE;
+        let written = tokio::select! {
+            biased;
+            written = self.put_until(&mut event, time, deadline, true) => written,
+            () = give_up => Err((Loss::Unknown, SdkFault::ambiguous("the process has to end"))),
+        };
+        written.map_err(|loss| self.lost(event, loss))
+    }
+
+    async fn put_until(
+        &self,
+        event: &mut Event,
+        mut time: Timestamp,
+        deadline: Instant,
+        terminal: bool,
+    ) -> Result<Timestamp, (Loss, SdkFault)> {
+        let max_backoff = if terminal { MAX_TERMINAL_BACKOFF } else { MAX_BACKOFF };
+        let mut backoff = FIRST_BACKOFF;
+        let mut ambiguous = false;
+        loop {
+            let fault = match self.put(event.to_item(), deadline).await {
+                Put::Written => return Ok(time),
+                Put::Conflict(Some(id)) if id == event.event_id => return Ok(time),
+                Put::Conflict(None) if ambiguous => {
+                    let fault =
+                        SdkFault::ambiguous("an item of unknown origin has the event's key");
+                    return Err((Loss::Unknown, fault));
+                }
+                Put::Conflict(_) => {
+                    // The key belongs to another event for ever, so no earlier attempt was applied.
+                    ambiguous = false;
+                    time = self.journal.next_timestamp(&self.session_id, Some(time));
+                    event.set_time(time);
+                    if Instant::now() < deadline {
+                        continue;
+                    }
+                    SdkFault::ambiguous("every key tried belongs to another event")
+                }
+                Put::Fault(fault) => {
+                    ambiguous |= fault.kind == FaultKind::Ambiguous;
+                    fault
+                }
+            };
+            let refused = matches!(fault.kind, FaultKind::Refused { .. } | FaultKind::Credentials);
+            let wait = jittered(backoff, time);
+            if (refused && !terminal) || Instant::now() + wait >= deadline {
+                let loss = match (ambiguous, refused) {
+                    (true, _) => Loss::Unknown,
+                    (false, true) => Loss::Refused,
+                    (false, false) => Loss::Failed,
+                };
+                return Err((loss, fault));
+            }
+            tracing::warn!(
+                session_id = %self.session_id, status = %event.status, wait_ms = wait.as_millis(),
+                "append will be retried: {fault}"
+            );
+            tokio::time::sleep(wait).await;
+            backoff = (backoff * 2).min(max_backoff);
+        }
+    }
+
+    fn lost(&self, event: Event, (loss, fault): (Loss, SdkFault)) -> AppendError {
+        let (event, table) = (Box::new(event), self.journal.settings.table_name.clone());
+        match loss {
+            Loss::Refused => AppendError::Refused { event, table, fault },
+            Loss::Failed => AppendError::Failed { event, table, fault },
+            Loss::Unknown => AppendError::Unknown { event, table, fault },
+        }
+    }
+
+    fn event(&self, draft: Draft, after: Option<Timestamp>) -> (Event, Timestamp) {
+        let time = self.journal.next_timestamp(&self.session_id, after);
+        let (error_type, error_message) = draft.error.unzip();
+        let retention = self.journal.settings.retention_days.map(i64::from);
+        let mut event = Event {
+            partition_key: self.session_id.partition_key(),
+            sort_key: String::new(),
+            timestamp: String::new(),
+            status: draft.status,
+            event_id: Uuid::new_v4().to_string(),
+            invocation_id: truncate(&self.invocation_id, MAX_ID_BYTES).to_owned(),
+            source: self.source.as_str().to_owned(),
+            error_message,
+            error_type,
+            result: draft.result,
+            result_truncated: draft.result_truncated,
+            trace_id: None,
+            expires_at: retention
+                .map(|days| self.journal.now().as_micros() / 1_000_000 + days * SECONDS_PER_DAY),
+            extra: std::collections::BTreeMap::new(),
+        };
+        event.set_time(time);
+        (event, time)
+    }
+
+    /// One attempt: put the item where none is.
+    async fn put(&self, item: HashMap<String, AttributeValue>, deadline: Instant) -> Put {
+        let request = self
+            .journal
+            .client
+            .put_item()
+            .table_name(&self.journal.settings.table_name)
+            .set_item(Some(item))
+            .condition_expression("attribute_not_exists(PK)")
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+            .send();
+        match tokio::time::timeout_at(deadline, request).await {
+            Ok(Ok(_)) => Put::Written,
+            Ok(Err(error)) => match error.as_service_error() {
+                Some(PutItemError::ConditionalCheckFailedException(conflict)) => {
+                    let id = conflict.item().and_then(|item| item.get("EventId"));
+                    Put::Conflict(id.and_then(|id| id.as_s().ok()).cloned())
+                }
+                _ => Put::Fault(SdkFault::new(&error)),
+            },
+            Err(_) => Put::Fault(SdkFault::ambiguous("no answer before the deadline")),
+        }
+    }
+}
+
+/// Between half and the whole of `backoff`, so that writers who failed together do not return
+/// together. The writers' timestamps are what differs between them.
+fn jittered(backoff: Duration, timestamp: Timestamp) -> Duration {
+    let spread = timestamp.as_micros().unsigned_abs().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 54;
+    backoff.mul_f64(0.5 + spread as f64 / 2048.0)
+}

@@ -1,0 +1,261 @@
+use std::collections::{BTreeMap, HashMap};
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::text::{MAX_ERROR_MESSAGE_BYTES, MAX_ID_BYTES, MAX_RESULT_BYTES, truncate};
+use crate::{SessionId, Status, Timestamp};
+
+/// What begins every sort key of an event; the event's timestamp follows.
+pub const SORT_KEY_PREFIX: &str = "EVENT#";
+
+/// Who wrote an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The state machine.
+    Workflow,
+    /// The Lambda function.
+    Invoker,
+    /// The container.
+    Agent,
+}
+
+impl Source {
+    /// The text in the table's `Source` attribute.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Workflow => "workflow",
+            Self::Invoker => "invoker",
+            Self::Agent => "agent",
+        }
+    }
+}
+
+/// What a writer wants to say; the time and the ids are added when it is appended.
+#[derive(Debug, Clone)]
+pub struct Draft {
+    pub(crate) status: Status,
+    pub(crate) error: Option<(String, String)>,
+    pub(crate) result: Option<String>,
+    pub(crate) result_truncated: bool,
+}
+
+impl Draft {
+    /// An event that reports no failure.
+    #[must_use]
+    pub fn new(status: Status) -> Self {
+        Self { status, error: None, result: None, result_truncated: false }
+    }
+
+    /// An event that reports a failure: a stable `ErrorType`, and an `ErrorMessage` that a person
+    /// can act on (cut at [`MAX_ERROR_MESSAGE_BYTES`]).
+    #[must_use]
+    pub fn failure(status: Status, error_type: &str, message: &str) -> Self {
+        let error_type = truncate(error_type, MAX_ID_BYTES).to_owned();
+        let message = truncate(message, MAX_ERROR_MESSAGE_BYTES).to_owned();
+        Self { error: Some((error_type, message)), ..Self::new(status) }
+    }
+
+    /// AGENT_BACKGROUND_TASK_COMPLETED with the task's result as JSON text (cut at
+    /// [`MAX_RESULT_BYTES`], which `ResultTruncated` then says).
+    #[must_use]
+    pub fn completed(result: &Value) -> Self {
+        let json = result.to_string();
+        let cut = truncate(&json, MAX_RESULT_BYTES);
+        Self {
+            result: Some(cut.to_owned()),
+            result_truncated: cut.len() < json.len(),
+            ..Self::new(Status::AgentBackgroundTaskCompleted)
+        }
+    }
+}
+
+/// One immutable event, as it stands in the table.
+///
+/// Serialises with the table's attribute names. An attribute that is absent, or is not of the type
+/// that the journal writes, reads as empty here and stays visible in [`Event::extra`].
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Event {
+    /// `SESSION#{session_id}`.
+    #[serde(rename = "PK")]
+    pub partition_key: String,
+    /// `EVENT#{Timestamp}`.
+    #[serde(rename = "SK")]
+    pub sort_key: String,
+    /// When it happened; the text of a [`Timestamp`] unless something foreign wrote the item.
+    pub timestamp: String,
+    /// What happened.
+    #[serde(serialize_with = "as_text")]
+    pub status: Status,
+    /// Unique per transition; the same event retried keeps it.
+    pub event_id: String,
+    /// The run of the session to which the event belongs.
+    pub invocation_id: String,
+    /// Who wrote it: the text of a [`Source`].
+    pub source: String,
+    /// On a failure: text a person can act on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error_message: Option<String>,
+    /// On a failure: a stable name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error_type: Option<String>,
+    /// On AGENT_BACKGROUND_TASK_COMPLETED: the result's JSON text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: Option<String>,
+    /// Whether `result` was cut, and so is no JSON any more.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub result_truncated: bool,
+    /// The trace in which it happened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
+    /// Epoch seconds after which the table may delete it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<i64>,
+    /// Attributes that this version does not know.
+    #[serde(flatten)]
+    pub extra: BTreeMap<String, Value>,
+}
+
+fn as_text<S: serde::Serializer>(status: &Status, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(status.as_str())
+}
+
+impl Event {
+    /// Puts the event at `time`, which decides its sort key.
+    pub(crate) fn set_time(&mut self, time: Timestamp) {
+        self.timestamp = time.to_string();
+        self.sort_key = format!("{SORT_KEY_PREFIX}{time}");
+    }
+
+    /// The session to which the event belongs, unless something foreign wrote the item.
+    #[must_use]
+    pub fn session_id(&self) -> Option<SessionId> {
+        self.partition_key.strip_prefix("SESSION#")?.parse().ok()
+    }
+
+    /// The item that a put writes.
+    pub(crate) fn to_item(&self) -> HashMap<String, AttributeValue> {
+        let text = |name: &str, value: &str| (name.to_owned(), AttributeValue::S(value.to_owned()));
+        let mut item = HashMap::from([
+            text("PK", &self.partition_key),
+            text("SK", &self.sort_key),
+            text("Timestamp", &self.timestamp),
+            text("Status", self.status.as_str()),
+            text("EventId", &self.event_id),
+            text("InvocationId", &self.invocation_id),
+            text("Source", &self.source),
+        ]);
+        let optional = [
+            ("ErrorMessage", &self.error_message),
+            ("ErrorType", &self.error_type),
+            ("Result", &self.result),
+            ("TraceId", &self.trace_id),
+        ];
+        item.extend(
+            optional.into_iter().filter_map(|(name, value)| Some(text(name, value.as_ref()?))),
+        );
+        if self.result_truncated {
+            item.insert("ResultTruncated".to_owned(), AttributeValue::Bool(true));
+        }
+        if let Some(seconds) = self.expires_at {
+            item.insert("ExpiresAt".to_owned(), AttributeValue::N(seconds.to_string()));
+        }
+        item
+    }
+
+    /// Reads an item; whatever it holds, the event keeps all of it.
+    pub(crate) fn from_item(mut item: HashMap<String, AttributeValue>) -> Self {
+        let sort_key = take_text(&mut item, "SK").unwrap_or_default();
+        let timestamp = take_text(&mut item, "Timestamp")
+            .unwrap_or_else(|| sort_key.trim_start_matches(SORT_KEY_PREFIX).to_owned());
+        Self {
+            partition_key: take_text(&mut item, "PK").unwrap_or_default(),
+            sort_key,
+            timestamp,
+            status: take_text(&mut item, "Status").unwrap_or_default().as_str().into(),
+            event_id: take_text(&mut item, "EventId").unwrap_or_default(),
+            invocation_id: take_text(&mut item, "InvocationId").unwrap_or_default(),
+            source: take_text(&mut item, "Source").unwrap_or_default(),
+            error_message: take_text(&mut item, "ErrorMessage"),
+            error_type: take_text(&mut item, "ErrorType"),
+            result: take_text(&mut item, "Result"),
+            result_truncated: take(&mut item, "ResultTruncated", |v| v.as_bool().ok().copied())
+                .unwrap_or_default(),
+            trace_id: take_text(&mut item, "TraceId"),
+            expires_at: take(&mut item, "ExpiresAt", |v| v.as_n().ok()?.parse().ok()),
+            extra: item.into_iter().map(|(name, value)| (name, to_json(value))).collect(),
+        }
+    }
+}
+
+/// Takes an attribute out of the item if it is of the expected type, and leaves it there if not.
+fn take<T>(
+    item: &mut HashMap<String, AttributeValue>,
+    name: &str,
+    read: impl FnOnce(&AttributeValue) -> Option<T>,
+) -> Option<T> {
+    let value = read(item.get(name)?)?;
+    item.remove(name);
+    Some(value)
+}
+
+fn take_text(item: &mut HashMap<String, AttributeValue>, name: &str) -> Option<String> {
+    take(item, name, |value| value.as_s().ok().cloned())
+}
+
+fn to_json(value: AttributeValue) -> Value {
+    match value {
+        AttributeValue::S(text) => Value::String(text),
+        AttributeValue::N(digits) => serde_json::from_str(&digits).unwrap_or(Value::String(digits)),
+        AttributeValue::Bool(value) => Value::Bool(value),
+        AttributeValue::Null(_) => Value::Null,
+        AttributeValue::L(items) => items.into_iter().map(to_json).collect(),
+        AttributeValue::M(map) => map.into_iter().map(|(k, v)| (k, to_json(v))).collect(),
+        AttributeValue::Ss(items) | AttributeValue::Ns(items) => items.into_iter().collect(),
+        other => Value::String(format!("{other:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_of_a_megabyte_is_cut_between_two_characters() {
+        let draft = Draft::failure(Status::SessionFailed, "Error", &"é".repeat(500_000));
+        let (_, message) = draft.error.unwrap();
+        assert_eq!(message, "é".repeat(MAX_ERROR_MESSAGE_BYTES / 2));
+    }
+
+    #[test]
+    fn a_long_result_is_cut_and_says_so() {
+        let short = Draft::completed(&Value::from("ok"));
+        assert_eq!((short.result.as_deref(), short.result_truncated), (Some("\"ok\""), false));
+        let long = Draft::completed(&Value::from("é".repeat(MAX_RESULT_BYTES)));
+        assert!(long.result_truncated);
+        assert_eq!(long.result.unwrap().len(), MAX_RESULT_BYTES - 1);
+    }
+
+    #[test]
+    fn an_item_keeps_everything_it_holds() {
+        let text = |text: &str| AttributeValue::S(text.to_owned());
+        let item = HashMap::from([
+            ("PK".to_owned(), text("SESSION#x")),
+            ("SK".to_owned(), text("EVENT#2026-11-23T02:45:00.120000Z")),
+            ("Status".to_owned(), text("SOMETHING_NEW")),
+            ("Source".to_owned(), AttributeValue::N("7".to_owned())),
+            ("Progress".to_owned(), AttributeValue::L(vec![AttributeValue::Bool(true)])),
+            ("Blob".to_owned(), AttributeValue::B(aws_sdk_dynamodb::primitives::Blob::new("x"))),
+        ]);
+        let event = Event::from_item(item);
+        assert_eq!(event.status, Status::Other("SOMETHING_NEW".into()));
+        assert_eq!(event.timestamp, "2026-11-23T02:45:00.120000Z");
+        assert_eq!(event.source, "");
+        assert_eq!(event.extra["Source"], 7);
+        assert_eq!(event.extra["Progress"], serde_json::json!([true]));
+        assert!(event.extra.contains_key("Blob"));
+    }
+}

@@ -1,0 +1,148 @@
+//! What a failed call of the AWS SDK means to us.
+
+use std::error::Error;
+use std::fmt;
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+
+/// Service codes by which AWS refuses the credentials themselves (missing, expired, unknown).
+const CREDENTIAL_CODES: [&str; 7] = [
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "IncompleteSignatureException",
+    "InvalidClientTokenId",
+    "InvalidSignatureException",
+    "MissingAuthenticationTokenException",
+    "UnrecognizedClientException",
+];
+
+/// Service codes that ask for a later attempt; the request was not applied.
+const THROTTLING_CODES: [&str; 8] = [
+    "LimitExceededException",
+    "ProvisionedThroughputExceededException",
+    "RequestLimitExceeded",
+    "RequestThrottledException",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "TransactionConflictException",
+];
+
+/// A failed call of an AWS service: what kind of failure it is, and its text.
+///
+/// Displays as `Code: message` for a service error, else as the whole chain of causes: the SDK's
+/// own `Display` says only "service error" or "dispatch failure".
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SdkFault {
+    /// What may be concluded from the failure.
+    pub kind: FaultKind,
+    text: String,
+}
+
+/// What may be concluded from a failed call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FaultKind {
+    /// There are no credentials, or AWS refuses them: no retry helps, nothing was applied.
+    Credentials,
+    /// The service refused the request with this code (HTTP 4xx): nothing was applied.
+    Refused {
+        /// The service's error code, such as `AccessDeniedException`.
+        code: String,
+    },
+    /// The service is busy: nothing was applied, a later attempt may succeed.
+    Throttled,
+    /// No connection could be made: nothing was applied, a later attempt may succeed.
+    NotConnected,
+    /// The request may or may not have been applied: a timeout, a cut connection, HTTP 5xx.
+    Ambiguous,
+}
+
+impl SdkFault {
+    /// Error type under which a failure of the credentials is journaled.
+    pub const CREDENTIALS_ERROR: &str = "CredentialsError";
+    /// Error type under which an error answered by a service is journaled.
+    pub const CLIENT_ERROR: &str = "ClientError";
+
+    /// Classifies an error of any AWS SDK client.
+    pub fn new<E>(error: &SdkError<E, HttpResponse>) -> Self
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+    {
+        let credentials = chain(error).any(|cause| cause.is::<CredentialsError>());
+        let refused = chain(error)
+            .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+            .any(|io| io.kind() == std::io::ErrorKind::ConnectionRefused);
+        let code = error.as_service_error().and_then(|service| service.code());
+        let status = error.raw_response().map(|response| response.status().as_u16());
+        let kind = match (code, status) {
+            _ if credentials => FaultKind::Credentials,
+            _ if refused => FaultKind::NotConnected,
+            (Some(code), _) if CREDENTIAL_CODES.contains(&code) => FaultKind::Credentials,
+            (Some(code), _) if THROTTLING_CODES.contains(&code) => FaultKind::Throttled,
+            (_, Some(429)) => FaultKind::Throttled,
+            (Some(code), Some(400..=499)) => FaultKind::Refused { code: code.to_owned() },
+            _ => FaultKind::Ambiguous,
+        };
+        let text = match error.as_service_error() {
+            Some(service) => format!(
+                "{}: {}",
+                code.unwrap_or("unknown error code"),
+                service.message().unwrap_or("no message"),
+            ),
+            None => display_chain(error),
+        };
+        Self { kind, text }
+    }
+
+    pub(crate) fn ambiguous(text: &str) -> Self {
+        Self { kind: FaultKind::Ambiguous, text: text.to_owned() }
+    }
+}
+
+impl fmt::Display for SdkFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Error for SdkFault {}
+
+/// What a fault means for `table`, with the permission that the call needs.
+pub(crate) fn refusal(fault: &SdkFault, table: &str, permission: &str) -> String {
+    match &fault.kind {
+        FaultKind::Credentials => format!("no valid AWS credentials to use table {table}"),
+        FaultKind::Refused { code } => match code.as_str() {
+            "ResourceNotFoundException" => format!("table {table} does not exist"),
+            "AccessDeniedException" => {
+                format!("permission {permission} on table {table} is denied")
+            }
+            _ => format!("table {table} refused the request"),
+        },
+        FaultKind::Throttled | FaultKind::NotConnected | FaultKind::Ambiguous => {
+            format!("table {table} did not answer")
+        }
+    }
+}
+
+/// The messages of an error and of all its causes, joined by `: `, each said once.
+#[must_use]
+pub fn display_chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = String::new();
+    for cause in chain(error) {
+        let message = cause.to_string();
+        if !text.contains(&message) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&message);
+        }
+    }
+    text
+}
+
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}

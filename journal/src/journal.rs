@@ -1,0 +1,122 @@
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
+use aws_sdk_dynamodb::config::{Builder, retry::RetryConfig};
+use chrono::{DateTime, TimeDelta, Utc};
+use lru::LruCache;
+
+use crate::{EventPages, ReadError, SessionId, SessionJournal, Settings, Source, Timestamp};
+
+/// Sessions whose last timestamp is remembered; the oldest is forgotten first.
+const SESSIONS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
+
+/// Longest wait for the answer to one request. An answer that is later may still mean success.
+const READ_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Longest attempt of one request, fetching credentials (which the SDK gives 5 s) included.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// A timestamp this far ahead of the own clock is an error of its writer, not a clock skew.
+const MAX_AHEAD: TimeDelta = TimeDelta::days(1);
+
+/// Tells the time; tests give clocks that collide, step back and differ.
+pub type Clock = Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
+
+/// The journal: a DynamoDB table of immutable events. Cheap to clone.
+#[derive(Clone)]
+pub struct Journal {
+    pub(crate) client: Client,
+    pub(crate) settings: Arc<Settings>,
+    clock: Clock,
+    last: Arc<Mutex<LruCache<SessionId, Timestamp>>>,
+}
+
+impl Journal {
+    /// Opens the journal with an SDK configuration (`aws_sdk_dynamodb::config::Builder::from` of
+    /// what `aws_config` loaded). Nothing is sent.
+    ///
+    /// The SDK's retries are switched off for writes: the append rule has to see every attempt to
+    /// know whether an earlier one may have been applied, and the SDK's own budget runs dry in a
+    /// long outage.
+    #[must_use]
+    pub fn new(config: Builder, settings: Settings) -> Self {
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(READ_TIMEOUT)
+            .read_timeout(READ_TIMEOUT)
+            .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+            .build();
+        let config = config.retry_config(RetryConfig::disabled()).timeout_config(timeouts).build();
+        Self {
+            client: Client::from_conf(config),
+            settings: Arc::new(settings),
+            clock: Arc::new(Utc::now),
+            last: Arc::new(Mutex::new(LruCache::new(SESSIONS))),
+        }
+    }
+
+    /// The same journal with another clock.
+    #[must_use]
+    pub fn with_clock(self, clock: Clock) -> Self {
+        Self { clock, ..self }
+    }
+
+    /// A writer's view of one run (`invocation_id`) of one session.
+    #[must_use]
+    pub fn session(
+        &self,
+        session_id: SessionId,
+        invocation_id: impl Into<String>,
+        source: Source,
+    ) -> SessionJournal {
+        SessionJournal::new(self.clone(), session_id, invocation_id.into(), source)
+    }
+
+    /// All events of a session, oldest first, strongly consistent.
+    ///
+    /// # Errors
+    /// If any page cannot be read: a list is whole or it is an error.
+    pub async fn events(&self, session_id: &SessionId) -> Result<Vec<crate::Event>, ReadError> {
+        let mut events = Vec::new();
+        let mut pages = self.pages(session_id);
+        while let Some(page) = pages.next().await? {
+            events.extend(page);
+        }
+        Ok(events)
+    }
+
+    /// The same page by page, for a reader that shows events as they arrive.
+    #[must_use]
+    pub fn pages(&self, session_id: &SessionId) -> EventPages {
+        EventPages::new(self.clone(), session_id.clone())
+    }
+
+    /// The own clock's time.
+    pub(crate) fn now(&self) -> Timestamp {
+        (self.clock)().into()
+    }
+
+    /// Reserves max(now, last of this session in this process + 1 µs, `after` + 1 µs).
+    pub(crate) fn next_timestamp(
+        &self,
+        session_id: &SessionId,
+        after: Option<Timestamp>,
+    ) -> Timestamp {
+        let now = self.now();
+        let limit = Timestamp::from((self.clock)() + MAX_AHEAD);
+        let after = after.filter(|&after| {
+            let plausible = after <= limit;
+            if !plausible {
+                tracing::warn!(%session_id, %after, "ignored a timestamp more than a day ahead");
+            }
+            plausible
+        });
+        let mut sessions = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let cause = sessions.get(session_id).copied().max(after);
+        let timestamp = cause.map_or(now, |cause| now.max(cause.tick()));
+        sessions.put(session_id.clone(), timestamp);
+        timestamp
+    }
+}

@@ -1,0 +1,92 @@
+use std::fmt;
+
+macro_rules! statuses {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// What an event says has happened.
+        ///
+        /// A reader keeps statuses that it does not know, as [`Status::Other`].
+        #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+        pub enum Status {
+            $($(#[$doc])* $name,)*
+            /// A status that this version does not know.
+            Other(String),
+        }
+
+        impl Status {
+            /// Every status of the journal's contract, in the order of a session's life.
+            pub const ALL: &[Status] = &[$(Status::$name),*];
+
+            /// The text in the table's `Status` attribute.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                match self {
+                    $(Status::$name => $text,)*
+                    Status::Other(text) => text,
+                }
+            }
+        }
+
+        impl From<&str> for Status {
+            fn from(text: &str) -> Self {
+                match text {
+                    $($text => Status::$name,)*
+                    other => Status::Other(other.to_owned()),
+                }
+            }
+        }
+    };
+}
+
+statuses! {
+    /// The workflow accepted the session.
+    SessionInitiated = "SESSION_INITIATED",
+    /// The invoker is about to call InvokeAgentRuntime.
+    AgentInvocationStarted = "AGENT_INVOCATION_STARTED",
+    /// InvokeAgentRuntime answered with success.
+    AgentInvocationSucceeded = "AGENT_INVOCATION_SUCCEEDED",
+    /// InvokeAgentRuntime failed, or its outcome is unknown.
+    AgentInvocationFailed = "AGENT_INVOCATION_FAILED",
+    /// The container received the request.
+    AgentEntrypointStarted = "AGENT_ENTRYPOINT_STARTED",
+    /// The container could not start a task for the request.
+    AgentEntrypointFailed = "AGENT_ENTRYPOINT_FAILED",
+    /// The agent is about to run.
+    AgentBackgroundTaskStarted = "AGENT_BACKGROUND_TASK_STARTED",
+    /// The agent ended with a result. Terminal.
+    AgentBackgroundTaskCompleted = "AGENT_BACKGROUND_TASK_COMPLETED",
+    /// The agent ended without one. Terminal.
+    AgentBackgroundTaskFailed = "AGENT_BACKGROUND_TASK_FAILED",
+    /// The workflow's failure path: the session ended without success.
+    SessionFailed = "SESSION_FAILED",
+}
+
+impl Status {
+    /// Whether the event reports a failure, and so carries `ErrorMessage` and `ErrorType`.
+    #[must_use]
+    pub fn is_failure(&self) -> bool {
+        self.as_str().ends_with("_FAILED")
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_reads_back_and_unknown_ones_are_kept() {
+        for status in Status::ALL {
+            assert_eq!(&Status::from(status.as_str()), status);
+        }
+        let unknown = Status::from("TASK_PLAN_STARTED");
+        assert_eq!(unknown, Status::Other("TASK_PLAN_STARTED".into()));
+        assert_eq!(unknown.to_string(), "TASK_PLAN_STARTED");
+        assert!(Status::from("TASK_PLAN_FAILED").is_failure());
+        assert!(!unknown.is_failure());
+    }
+}

@@ -1,0 +1,37 @@
+//! Cutting text to the sizes that an item of the journal may have.
+
+/// Longest `ErrorMessage` in bytes of UTF-8.
+pub const MAX_ERROR_MESSAGE_BYTES: usize = 8 * 1024;
+
+/// Longest `Result` in bytes of UTF-8.
+pub const MAX_RESULT_BYTES: usize = 64 * 1024;
+
+/// Longest of the short attributes (`InvocationId`, `ErrorType`, `TraceId`) in bytes of UTF-8.
+pub const MAX_ID_BYTES: usize = 512;
+
+/// The longest beginning of `text` that has at most `max_bytes` and ends between two characters.
+#[must_use]
+pub fn truncate(text: &str, max_bytes: usize) -> &str {
+    text.get(..text.floor_char_boundary(max_bytes)).unwrap_or(text)
+}
+
+/// The longest end of `text` that has at most `max_bytes` and begins between two characters.
+#[must_use]
+pub fn tail(text: &str, max_bytes: usize) -> &str {
+    let start = text.ceil_char_boundary(text.len().saturating_sub(max_bytes));
+    text.get(start..).unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cuts_on_character_boundaries() {
+        assert_eq!(truncate("aéé", 4), "aé");
+        assert_eq!(truncate("aéé", 5), "aéé");
+        assert_eq!(tail("ééa", 4), "éa");
+        assert_eq!(tail("ééa", 5), "ééa");
+        assert_eq!(tail("é", 1), "");
+    }
+}

@@ -1,0 +1,98 @@
+//! AgentCore's front door: InvokeAgentRuntime over HTTP, handed to the agent-runtime's container
+//! port as AgentCore hands it.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+
+use actix_web::http::StatusCode;
+use actix_web::web::{self, Bytes, Data};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
+use agent_runtime::{REQUEST_HEADER, SESSION_HEADER};
+use anyhow::{Context, Result};
+use journal::SessionId;
+use serde_json::json;
+use uuid::Uuid;
+
+/// AgentCore's limit of a payload in bytes.
+const MAX_PAYLOAD_BYTES: usize = 100 * 1024 * 1024;
+
+/// Headers that AgentCore hands on.
+const FORWARDED: [&str; 4] = ["content-type", "baggage", "traceparent", "tracestate"];
+
+#[derive(Clone)]
+struct Container {
+    client: reqwest::Client,
+    invocations: String,
+}
+
+/// Serves the front door on a free port until this process ends.
+///
+/// # Errors
+/// If no port can be had.
+pub fn start(agent: &str) -> Result<SocketAddr> {
+    lambda_simulator::ensure_default_crypto_provider();
+    let container = Data::new(Container {
+        client: reqwest::Client::builder().no_proxy().build()?,
+        invocations: format!("http://{agent}/invocations"),
+    });
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let address = listener.local_addr()?;
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(container.clone())
+            .app_data(web::PayloadConfig::new(MAX_PAYLOAD_BYTES))
+            .route("/runtimes/{arn}/invocations", web::post().to(invoke))
+    })
+    .workers(1)
+    .disable_signals()
+    .listen(listener)
+    .context("cannot serve AgentCore's front door")?
+    .run();
+    tokio::spawn(server);
+    Ok(address)
+}
+
+async fn invoke(http: HttpRequest, body: Bytes, container: Data<Container>) -> HttpResponse {
+    let header = |name: &str| http.headers().get(name).and_then(|value| value.to_str().ok());
+    let session_id = header(SESSION_HEADER).unwrap_or_default();
+    if let Err(error) = session_id.parse::<SessionId>() {
+        return error_answer(StatusCode::BAD_REQUEST, "ValidationException", &error.to_string());
+    }
+    let mut request = container
+        .client
+        .post(&container.invocations)
+        .header(SESSION_HEADER, session_id)
+        .header(REQUEST_HEADER, Uuid::new_v4().to_string());
+    for name in FORWARDED {
+        request = match header(name) {
+            Some(value) => request.header(name, value),
+            None => request,
+        };
+    }
+    let answer = match request.body(body.to_vec()).send().await {
+        Ok(answer) => answer,
+        Err(error) => return client_error(&format!("the container does not answer: {error}")),
+    };
+    let status = answer.status();
+    match answer.bytes().await {
+        Ok(body) if status.is_success() => HttpResponse::Ok()
+            .content_type("application/json")
+            .insert_header((SESSION_HEADER, session_id))
+            .body(body),
+        Ok(body) => client_error(&format!(
+            "the container answered {status}: {}",
+            String::from_utf8_lossy(&body)
+        )),
+        Err(error) => client_error(&format!("the container's answer was cut: {error}")),
+    }
+}
+
+/// Any failure of the container reaches the caller as 424.
+fn client_error(message: &str) -> HttpResponse {
+    error_answer(StatusCode::FAILED_DEPENDENCY, "RuntimeClientError", message)
+}
+
+fn error_answer(status: StatusCode, code: &str, message: &str) -> HttpResponse {
+    HttpResponse::build(status)
+        .insert_header(("x-amzn-errortype", code))
+        .json(json!({ "message": message }))
+}

@@ -1,0 +1,15 @@
+//! The whole system on one machine, offline, in one process tree.
+//!
+//! The real state machine, invoker, agent-runtime and journal, on engines that stand in for AWS:
+//! [`table`] for DynamoDB, [`asl`] for Step Functions, [`lambda`] for the Lambda Runtime API,
+//! [`front_door`] for AgentCore. [`system`] puts them together, [`process`] keeps the children.
+//!
+//! It is for developing and for tests: it checks no IAM permission, knows no account, and forgets
+//! nothing by itself.
+
+pub mod asl;
+pub mod front_door;
+pub mod lambda;
+pub mod process;
+pub mod system;
+pub mod table;

@@ -1,0 +1,21 @@
+//! `cargo run`: one session on the whole system, or with `up` the system to try things on.
+
+mod cli;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    match cli::Cli::parse().command {
+        Some(cli::Command::AgentRuntimeProcess) => {
+            local::process::end_with_parent();
+            agent_runtime::run_command()
+        }
+        Some(cli::Command::InvokerProcess) => {
+            local::process::end_with_parent();
+            invoker::run()
+        }
+        _ => cli::run(cli::Cli::parse()),
+    }
+}

@@ -1,0 +1,167 @@
+//! Child processes: this executable under another name.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{ChildStderr, Command};
+use tokio::sync::{oneshot, watch};
+
+/// How long a child may take to stop; the agent-runtime takes 10 s at most.
+const STOP_DEADLINE: Duration = Duration::from_secs(12);
+
+/// How long the agent-runtime may take to listen.
+const START_DEADLINE: Duration = Duration::from_secs(30);
+
+/// What a child is started with.
+pub struct Spec {
+    /// The executable: this one.
+    pub program: PathBuf,
+    /// The hidden subcommand.
+    pub subcommand: &'static str,
+    /// Variables on top of this process's own.
+    pub environment: Vec<(String, String)>,
+    /// Where its log goes.
+    pub log: PathBuf,
+    /// Whether its log is shown on stderr too.
+    pub echo: bool,
+}
+
+/// A running child in a process group of its own; killed when dropped. Its stdin is a pipe that
+/// nobody writes to: it closes when this process dies, however it dies, and then the child ends.
+pub struct Process {
+    name: &'static str,
+    group: Pid,
+    /// How the child ended, once it has.
+    ended: watch::Receiver<Option<String>>,
+}
+
+impl Process {
+    /// Starts a child. The receiver gets the address on which it says that it listens.
+    ///
+    /// # Errors
+    /// If the program cannot be started or the log cannot be written.
+    pub fn start(spec: &Spec) -> Result<(Self, oneshot::Receiver<String>)> {
+        let log = open_log(&spec.log)?;
+        let mut child = Command::new(&spec.program)
+            .arg(spec.subcommand)
+            .envs(spec.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("cannot start {}", spec.program.display()))?;
+        let stdin = child.stdin.take();
+        let stderr = child.stderr.take().context("the child has no stderr")?;
+        let id = child.id().and_then(|id| i32::try_from(id).ok()).context("the child has no id")?;
+        let (said, listens) = oneshot::channel();
+        tokio::spawn(follow(stderr, log, spec.echo, said));
+        let (ended, when_ended) = watch::channel(None);
+        tokio::spawn(async move {
+            let status = child.wait().await;
+            drop(stdin);
+            ended.send_replace(Some(
+                status.map_or_else(|error| error.to_string(), |s| s.to_string()),
+            ));
+        });
+        Ok((Self { name: spec.subcommand, group: Pid::from_raw(id), ended: when_ended }, listens))
+    }
+
+    /// Waits for the address on which the child listens.
+    ///
+    /// # Errors
+    /// If the child ends before, or is slow.
+    pub async fn address(&self, listens: oneshot::Receiver<String>) -> Result<String> {
+        tokio::select! {
+            address = tokio::time::timeout(START_DEADLINE, listens) => {
+                Ok(address.with_context(|| format!("the {} does not listen", self.name))??)
+            }
+            status = self.ended() => Err(anyhow!("{} ended at its start: {status}", self.name)),
+        }
+    }
+
+    /// Resolves when the child has ended, with how.
+    pub async fn ended(&self) -> String {
+        let mut ended = self.ended.clone();
+        let status = ended.wait_for(Option::is_some).await;
+        status.ok().and_then(|status| status.clone()).unwrap_or_default()
+    }
+
+    /// The child's process id.
+    #[must_use]
+    pub fn id(&self) -> i32 {
+        self.group.as_raw()
+    }
+
+    /// Stops the child: SIGTERM, and SIGKILL to its group if that does not help.
+    pub async fn stop(self) {
+        if self.ended.borrow().is_none() {
+            let _ = kill(self.group, Signal::SIGTERM);
+            if tokio::time::timeout(STOP_DEADLINE, self.ended()).await.is_err() {
+                let _ = killpg(self.group, Signal::SIGKILL);
+                self.ended().await;
+            }
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.ended.borrow().is_none() {
+            let _ = killpg(self.group, Signal::SIGKILL);
+        }
+    }
+}
+
+fn open_log(path: &Path) -> Result<File> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    File::create(path).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Copies the child's log, and tells the address that it says it listens on.
+async fn follow(stderr: ChildStderr, mut log: File, echo: bool, said: oneshot::Sender<String>) {
+    let mut said = Some(said);
+    let mut lines = BufReader::new(stderr).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        if said.is_some()
+            && let Some(address) = listening(&line)
+        {
+            let _ = said.take().map(|said| said.send(address));
+        }
+        let _ = writeln!(log, "{line}");
+        if echo {
+            eprintln!("{line}");
+        }
+    }
+}
+
+/// The address in the agent-runtime's log line `listening`.
+fn listening(line: &str) -> Option<String> {
+    let line: Value = serde_json::from_str(line).ok()?;
+    let fields = line.get("fields")?;
+    (fields.get("message")? == "listening")
+        .then(|| fields.get("address")?.as_str().map(str::to_owned))
+        .flatten()
+}
+
+/// Called in a child: ends this process when the parent is gone, which closes stdin.
+pub fn end_with_parent() {
+    std::thread::spawn(|| {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        // First as if told to stop, so that it kills the commands it runs; its database is gone, so
+        // there is nothing to wait for.
+        let _ = kill(Pid::this(), Signal::SIGTERM);
+        std::thread::sleep(Duration::from_secs(1));
+        std::process::exit(1);
+    });
+}

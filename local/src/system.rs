@@ -1,0 +1,205 @@
+//! The whole system, put together.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use dynoxide::DynoxideError;
+use journal::Journal;
+use serde_json::{Value, json};
+use workflow::Definition;
+
+use crate::asl::{Execution, Outcome, Resource, ServiceError, Services, StateMachine};
+use crate::front_door;
+use crate::lambda::Lambda;
+use crate::process::{Process, Spec};
+use crate::table::{CREDENTIAL, REGION, TABLE_NAME, Table};
+
+/// The hidden subcommand under which this executable is the agent-runtime.
+pub const AGENT: &str = "agent-runtime-process";
+/// The hidden subcommand under which this executable is the invoker.
+pub const INVOKER: &str = "invoker-process";
+
+const AGENT_RUNTIME_ARN: &str =
+    "arn:aws:bedrock-agentcore:us-east-1:000000000000:runtime/local_agent-0000000000";
+
+/// What the system is started with.
+pub struct Options {
+    /// The executable that becomes the agent-runtime and the invoker.
+    pub program: PathBuf,
+    /// Folder of the database and the logs; `None` keeps the database in memory.
+    pub database: Option<PathBuf>,
+    /// Where the children's logs go.
+    pub logs: PathBuf,
+    /// Port of the agent's entrypoint; 0 takes a free one.
+    pub agent_port: u16,
+    /// Port of DynamoDB; 0 takes a free one.
+    pub dynamodb_port: u16,
+    /// The agent's command.
+    pub agent_command: String,
+    /// Polls after which the workflow gives a session up.
+    pub max_poll_attempts: u32,
+    /// Whether the children's logs are shown on stderr.
+    pub echo: bool,
+}
+
+/// The running system.
+pub struct System {
+    /// The journal's table.
+    pub table: Table,
+    /// Where `curl` reaches the entrypoint: `host:port`.
+    pub agent_address: String,
+    agent: Process,
+    lambda: Lambda,
+    machine: StateMachine,
+}
+
+impl System {
+    /// Starts everything.
+    ///
+    /// # Errors
+    /// If a port is taken, a child does not start, or the state machine cannot be run here.
+    pub async fn start(options: &Options) -> Result<Self> {
+        let definition = Definition {
+            journal_table_name: TABLE_NAME.to_owned(),
+            invoker_function_arn: "invoker".to_owned(),
+            journal_retention_days: 0,
+            poll_min_seconds: 1,
+            poll_max_seconds: 60,
+            max_poll_attempts: options.max_poll_attempts,
+        };
+        let machine = StateMachine::load(&definition.render()?)?;
+        let table = Table::open(options.database.as_deref(), options.dynamodb_port).await?;
+        let (agent, listens) = Process::start(&spec(
+            options,
+            &table,
+            AGENT,
+            [
+                ("HOST", "127.0.0.1".to_owned()),
+                ("PORT", options.agent_port.to_string()),
+                ("AGENT_COMMAND", options.agent_command.clone()),
+            ],
+        ))?;
+        let agent_address =
+            agent.address(listens).await.with_context(|| said_in(&options.logs, AGENT))?;
+        let front_door = front_door::start(&agent_address)?;
+        let lambda = Lambda::start(spec(
+            options,
+            &table,
+            INVOKER,
+            [
+                ("AGENT_RUNTIME_ARN", AGENT_RUNTIME_ARN.to_owned()),
+                ("AWS_ENDPOINT_URL_BEDROCK_AGENTCORE", format!("http://{front_door}")),
+            ],
+        ))
+        .await?;
+        Ok(Self { table, agent_address, agent, lambda, machine })
+    }
+
+    /// The journal, for a reader.
+    #[must_use]
+    pub fn journal(&self) -> Journal {
+        self.table.journal()
+    }
+
+    /// Runs one execution of the state machine.
+    pub async fn run(&self, execution: &Execution) -> Outcome {
+        execution.run(&self.machine, self).await
+    }
+
+    /// Resolves when the agent-runtime has ended although nobody stopped it, with how.
+    pub async fn agent_ended(&self) -> String {
+        self.agent.ended().await
+    }
+
+    /// The agent-runtime's process id.
+    #[must_use]
+    pub fn agent_process_id(&self) -> i32 {
+        self.agent.id()
+    }
+
+    /// The invoker's process id, while it runs.
+    pub async fn invoker_process_id(&self) -> Option<i32> {
+        self.lambda.process_id().await
+    }
+
+    /// Stops everything: first the processes, so that they can write their last events, last the
+    /// database.
+    pub async fn stop(self) {
+        tokio::join!(self.agent.stop(), self.lambda.stop());
+        self.table.close().await;
+    }
+}
+
+impl Services for System {
+    async fn call(&self, resource: Resource, arguments: Value) -> Result<Value, ServiceError> {
+        let database = &self.table.database;
+        match resource {
+            Resource::PutItem => {
+                answer(arguments, "DynamoDB", "AmazonDynamoDBException", |request| {
+                    database.put_item(request)
+                })
+            }
+            Resource::Query => answer(arguments, "DynamoDb", "DynamoDbException", |request| {
+                database.query(request)
+            }),
+            Resource::Invoke => {
+                let payload = arguments.get("Payload").cloned().unwrap_or_default();
+                let answer = self.lambda.invoke(payload).await?;
+                Ok(json!({"StatusCode": 200, "ExecutedVersion": "$LATEST", "Payload": answer}))
+            }
+        }
+    }
+}
+
+/// Calls the engine with a state's arguments. Errors are named as Step Functions names them:
+/// `prefix`, and the exception's name or for a validation error the `fallback`.
+fn answer<Q: serde::de::DeserializeOwned, A: serde::Serialize>(
+    arguments: Value,
+    prefix: &str,
+    fallback: &str,
+    call: impl FnOnce(Q) -> Result<A, DynoxideError>,
+) -> Result<Value, ServiceError> {
+    let failure =
+        |name: &str, cause: String| ServiceError { error: format!("{prefix}.{name}"), cause };
+    let request =
+        serde_json::from_value(arguments).map_err(|error| failure(fallback, error.to_string()))?;
+    let answer = call(request).map_err(|error| {
+        let name = error.error_type().rsplit('#').next().unwrap_or_default();
+        let name = if name == "ValidationException" { fallback } else { name };
+        failure(name, error.to_string())
+    })?;
+    serde_json::to_value(answer).map_err(|error| failure(fallback, error.to_string()))
+}
+
+fn spec<const N: usize>(
+    options: &Options,
+    table: &Table,
+    subcommand: &'static str,
+    own: [(&str, String); N],
+) -> Spec {
+    let shared = [
+        ("JOURNAL_TABLE_NAME", TABLE_NAME.to_owned()),
+        ("AWS_ENDPOINT_URL_DYNAMODB", table.endpoint()),
+        ("AWS_REGION", REGION.to_owned()),
+        ("AWS_ACCESS_KEY_ID", CREDENTIAL.to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", CREDENTIAL.to_owned()),
+    ];
+    let environment = shared.into_iter().chain(own).map(|(name, value)| (name.to_owned(), value));
+    Spec {
+        program: options.program.clone(),
+        subcommand,
+        environment: environment.collect(),
+        log: log(&options.logs, subcommand),
+        echo: options.echo,
+    }
+}
+
+fn log(logs: &Path, subcommand: &str) -> PathBuf {
+    logs.join(format!("{subcommand}.log"))
+}
+
+/// What a child said before it ended, for the error that reports its end.
+fn said_in(logs: &Path, subcommand: &str) -> String {
+    let said = std::fs::read_to_string(log(logs, subcommand)).unwrap_or_default();
+    said.lines().last().unwrap_or("it said nothing").to_owned()
+}
