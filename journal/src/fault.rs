@@ -71,7 +71,10 @@ impl SdkFault {
     where
         E: ProvideErrorMetadata + Error + 'static,
     {
-        let credentials = chain(error).any(|cause| cause.is::<CredentialsError>());
+        // Without any provider of credentials, the SDK's error has no public type.
+        let credentials = chain(error).any(|cause| {
+            cause.is::<CredentialsError>() || cause.to_string().contains("no identity resolver")
+        });
         let refused = chain(error)
             .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
             .any(|io| io.kind() == std::io::ErrorKind::ConnectionRefused);

@@ -92,7 +92,10 @@ impl Table {
 }
 
 /// Creates the table as `deploy/` does, unless it is there.
-fn create(database: &Database) -> Result<()> {
+///
+/// # Errors
+/// If the engine refuses.
+pub fn create(database: &Database) -> Result<()> {
     let request = json!({
         "TableName": TABLE_NAME,
         "BillingMode": "PAY_PER_REQUEST",

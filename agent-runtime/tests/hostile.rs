@@ -1,0 +1,227 @@
+//! Bad input gets a clear error, and the service goes on.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use agent_runtime::SESSION_HEADER;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use serde_json::{Value, json};
+use support::{Dynamo, Fault, Host, MAX_BODY_BYTES, session_id};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+fn calm_host() -> Host {
+    Host::start(&Dynamo::new(|_| Fault::None))
+}
+
+#[tokio::test]
+async fn a_bad_body_is_refused_with_its_rule_and_journaled() {
+    let host = calm_host();
+    let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+    for (body, status, said) in [
+        (Vec::new(), 400, "not valid JSON"),
+        (b"not json".to_vec(), 400, "not valid JSON"),
+        (vec![0xff, 0xfe, 0, 1], 400, "not valid JSON"),
+        (b"\"\xff\"".to_vec(), 400, "not valid JSON"),
+        (deep.into_bytes(), 400, "recursion limit"),
+        (vec![b' '; MAX_BODY_BYTES + 1], 413, "larger than 10000000 bytes"),
+        (
+            br#"{"input": 1, "invocation_id": "r", "environment": {"LD_PRELOAD": "x"}}"#.to_vec(),
+            400,
+            "SESSION_ID",
+        ),
+        (json!({"session_id": session_id()}).to_string().into_bytes(), 400, "differs"),
+    ] {
+        let id = session_id();
+        let answer = host.post(&id, body).await;
+        assert_eq!(answer.status(), status, "{said}");
+        let answer: Value = answer.json().await.unwrap();
+        let error = answer["error"].as_str().unwrap();
+        assert!(error.contains(said), "{error}");
+        let events = host.events(&id).await;
+        assert_eq!(
+            host.statuses(&id).await,
+            ["AGENT_ENTRYPOINT_STARTED", "AGENT_ENTRYPOINT_FAILED"],
+            "{said}"
+        );
+        assert_eq!(events[1].error_message.as_deref(), Some(error));
+        assert!(events[1].error_type.is_some());
+    }
+    assert_eq!(host.invoke(&session_id(), "run-1", json!({"do": "return"})).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_body_of_exactly_the_limit_is_taken() {
+    let (host, id) = (calm_host(), session_id());
+    let frame = json!({"do": "return", "pad": ""}).to_string();
+    let body = json!({"do": "return", "pad": "x".repeat(MAX_BODY_BYTES - frame.len())}).to_string();
+    assert_eq!(body.len(), MAX_BODY_BYTES);
+    assert_eq!(host.post(&id, body).await.status(), 200);
+}
+
+#[tokio::test]
+async fn an_invalid_or_missing_session_id_is_refused_before_any_write() {
+    let host = calm_host();
+    let long = "a".repeat(101);
+    for id in [
+        "",
+        "too-short",
+        &long,
+        "SESSION#0123456789-0123456789-0123456789",
+        "-starts-with-a-dash-0123456789-0123456789",
+    ] {
+        let header = host.client.post(host.url("/invocations")).header(SESSION_HEADER, id);
+        let in_body = host
+            .client
+            .post(host.url("/invocations"))
+            .body(json!({"session_id": id, "prompt": "hi"}).to_string());
+        for request in [header.body("{}"), in_body] {
+            let answer = request.send().await.unwrap();
+            assert_eq!(answer.status(), 400, "{id}");
+            let text = answer.text().await.unwrap();
+            assert!(text.contains("33 to 100 characters"), "{text}");
+        }
+    }
+    let unicode = host
+        .client
+        .post(host.url("/invocations"))
+        .header(SESSION_HEADER, "é".repeat(40))
+        .body("{}");
+    assert_eq!(unicode.send().await.unwrap().status(), 400);
+    for body in ["{\"prompt\": \"hi\"}", "not json", "[]"] {
+        let answer = host.client.post(host.url("/invocations")).body(body).send().await.unwrap();
+        assert_eq!(answer.status(), 400);
+    }
+    let missing = host
+        .client
+        .post(host.url("/invocations"))
+        .body("{}")
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    assert!(missing.contains("\\\"session_id\\\": \\\"session-"), "an example: {missing}");
+    assert!(host.dynamo.calls().is_empty());
+}
+
+#[tokio::test]
+async fn curl_needs_no_header() {
+    let (host, id) = (calm_host(), session_id());
+    let body = json!({"session_id": id, "do": "return", "value": 7}).to_string();
+    let answer = host.client.post(host.url("/invocations")).body(body).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(host.terminal(&id).await.result.as_deref(), Some("7"));
+}
+
+#[tokio::test]
+async fn other_paths_and_methods_get_a_json_error() {
+    let host = calm_host();
+    let answer = host.client.get(host.url("/other")).send().await.unwrap();
+    assert_eq!(answer.status(), 404);
+    assert!(answer.json::<Value>().await.unwrap()["error"].is_string());
+}
+
+#[tokio::test]
+async fn a_truncated_body_is_journaled_as_a_failure() {
+    for head in [
+        "Content-Length: 1000\r\n\r\n{\"do\"",
+        "Transfer-Encoding: chunked\r\n\r\n6\r\n{\"do\":\r\n5\r\n\"re",
+    ] {
+        let (host, id) = (calm_host(), session_id());
+        let mut stream = TcpStream::connect(host.address).await.unwrap();
+        let request =
+            format!("POST /invocations HTTP/1.1\r\nHost: x\r\n{SESSION_HEADER}: {id}\r\n{head}");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer).await;
+        support::eventually("the failure", async || {
+            (host.statuses(&id).await == ["AGENT_ENTRYPOINT_STARTED", "AGENT_ENTRYPOINT_FAILED"])
+                .then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_chunked_body_is_taken() {
+    let (host, id) = (calm_host(), session_id());
+    let mut stream = TcpStream::connect(host.address).await.unwrap();
+    let head = format!(
+        "POST /invocations HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{SESSION_HEADER}: {id}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    );
+    stream
+        .write_all(format!("{head}7\r\n{{\"do\": \r\n9\r\n\"return\"}}\r\n0\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test]
+async fn two_hundred_slow_connections_keep_nobody_out() {
+    let host = calm_host();
+    let mut slow = Vec::new();
+    for n in 0..200 {
+        let mut stream = TcpStream::connect(host.address).await.unwrap();
+        let id = session_id();
+        // Half of them stop in the head, half in the body.
+        let head = format!(
+            "POST /invocations HTTP/1.1\r\nHost: x\r\n{SESSION_HEADER}: {id}\r\nContent-Length: 100\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        if n % 2 == 0 {
+            stream.write_all(b"\r\n{").await.unwrap();
+        }
+        slow.push(stream);
+    }
+    let start = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(host.invoke(&session_id(), "run-1", json!({"do": "return"})).await.0, 200);
+    }
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+}
+
+#[test]
+fn any_body_gets_an_answer_and_no_write_without_a_valid_session() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let (host, known) = (calm_host(), session_id());
+    let json = prop_oneof![
+        any::<Vec<u8>>(),
+        "\\PC*".prop_map(String::into_bytes),
+        // Near misses of the envelope.
+        ("[a-z_]{0,12}", "\\PC{0,40}", "[a-z_]{0,12}", any::<i64>()).prop_map(|(a, b, c, d)| {
+            json!({"input": {a: b}, "invocation_id": c, "session_id": d, "after": d})
+                .to_string()
+                .into_bytes()
+        }),
+        "\\PC{0,120}".prop_map(|id| json!({"session_id": id, "input": 1}).to_string().into_bytes()),
+    ];
+    let mut runner =
+        TestRunner::new(Config { cases: 300, failure_persistence: None, ..Config::default() });
+    runner
+        .run(&(json, any::<bool>()), |(body, with_session)| {
+            let before = host.dynamo.calls().len();
+            let status = runtime.block_on(async {
+                let mut request = host.client.post(host.url("/invocations")).body(body);
+                if with_session {
+                    request = request.header(SESSION_HEADER, known.as_str());
+                }
+                request.send().await.unwrap().status().as_u16()
+            });
+            prop_assert!([200, 400].contains(&status), "{status}");
+            if !with_session && status == 400 {
+                prop_assert_eq!(host.dynamo.calls().len(), before);
+            }
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(runtime.block_on(host.ping()).0.starts_with("Healthy"), true);
+}
