@@ -84,7 +84,9 @@ async fn one_session(agent: AgentArgs, prompt: &str) -> Result<ExitCode> {
     let name = Uuid::new_v4().to_string();
     let session_id: SessionId = name.parse()?;
     let execution = Execution::new(&name, json!({ "prompt": prompt }));
-    println!("session {session_id}\n");
+    let endpoint = system.table.endpoint();
+    println!("session  {session_id}");
+    println!("table    {TABLE_NAME} at {endpoint}, kept in .local/journal.db\n");
     let code = tokio::select! {
         outcome = show(&system, &session_id, &execution) => report(&outcome?),
         how = system.agent_ended() => {
@@ -97,7 +99,7 @@ async fn one_session(agent: AgentArgs, prompt: &str) -> Result<ExitCode> {
         }
     };
     system.stop().await;
-    println!("\nThe events are in table {TABLE_NAME} of .local/journal.db. Try next:");
+    println!("\nTry next:");
     println!("  cargo run -- /does/not/exist    a session that fails");
     println!("  cargo run -- --agent-command 'tr a-z A-Z'    an agent of your own");
     println!("  cargo run -- up    the system for curl and the AWS CLI");

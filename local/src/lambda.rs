@@ -1,5 +1,6 @@
 //! The invoker behind the Lambda Runtime API.
 
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -22,6 +23,7 @@ pub struct Lambda {
     simulator: Simulator,
     spec: Spec,
     process: Mutex<Option<Process>>,
+    process_id: AtomicI32,
 }
 
 impl Lambda {
@@ -41,7 +43,8 @@ impl Lambda {
         let variables = simulator.lambda_env_vars().into_iter();
         spec.environment.extend(variables.filter(|(name, _)| !own.contains(&name.as_str())));
         let (process, _) = Process::start(&spec)?;
-        Ok(Self { simulator, spec, process: Mutex::new(Some(process)) })
+        let process_id = AtomicI32::new(process.id());
+        Ok(Self { simulator, spec, process: Mutex::new(Some(process)), process_id })
     }
 
     /// Invokes the function and waits for its answer.
@@ -60,6 +63,7 @@ impl Lambda {
                     .0
             }
         };
+        self.process_id.store(process.id(), Ordering::Relaxed);
         let process = slot.insert(process);
         let deadline = Instant::now() + TIMEOUT;
         let invocation = InvocationBuilder::new()
@@ -93,9 +97,10 @@ impl Lambda {
         Err(failure)
     }
 
-    /// The function's process id, while it runs.
-    pub async fn process_id(&self) -> Option<i32> {
-        self.process.lock().await.as_ref().map(Process::id)
+    /// The id of the process that was started last.
+    #[must_use]
+    pub fn process_id(&self) -> i32 {
+        self.process_id.load(Ordering::Relaxed)
     }
 
     /// Stops the function and the Runtime API.

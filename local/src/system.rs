@@ -48,7 +48,7 @@ pub struct System {
     pub table: Table,
     /// Where `curl` reaches the entrypoint: `host:port`.
     pub agent_address: String,
-    agent: Process,
+    agent: Option<Process>,
     lambda: Lambda,
     machine: StateMachine,
 }
@@ -59,6 +59,28 @@ impl System {
     /// # Errors
     /// If a port is taken, a child does not start, or the state machine cannot be run here.
     pub async fn start(options: &Options) -> Result<Self> {
+        let table = Table::open(options.database.as_deref(), options.dynamodb_port).await?;
+        let environment = [
+            ("HOST", "127.0.0.1".to_owned()),
+            ("PORT", options.agent_port.to_string()),
+            ("AGENT_COMMAND", options.agent_command.clone()),
+        ];
+        let (agent, listens) = Process::start(&spec(options, &table, AGENT, environment))?;
+        let address =
+            agent.address(listens).await.with_context(|| said_in(&options.logs, AGENT))?;
+        Self::around(options, table, address, Some(agent)).await
+    }
+
+    /// Starts the rest around a table and an agent-runtime that listens at `agent_address`.
+    ///
+    /// # Errors
+    /// As [`System::start`].
+    pub async fn around(
+        options: &Options,
+        table: Table,
+        agent_address: String,
+        agent: Option<Process>,
+    ) -> Result<Self> {
         let definition = Definition {
             journal_table_name: TABLE_NAME.to_owned(),
             invoker_function_arn: "invoker".to_owned(),
@@ -68,30 +90,12 @@ impl System {
             max_poll_attempts: options.max_poll_attempts,
         };
         let machine = StateMachine::load(&definition.render()?)?;
-        let table = Table::open(options.database.as_deref(), options.dynamodb_port).await?;
-        let (agent, listens) = Process::start(&spec(
-            options,
-            &table,
-            AGENT,
-            [
-                ("HOST", "127.0.0.1".to_owned()),
-                ("PORT", options.agent_port.to_string()),
-                ("AGENT_COMMAND", options.agent_command.clone()),
-            ],
-        ))?;
-        let agent_address =
-            agent.address(listens).await.with_context(|| said_in(&options.logs, AGENT))?;
         let front_door = front_door::start(&agent_address)?;
-        let lambda = Lambda::start(spec(
-            options,
-            &table,
-            INVOKER,
-            [
-                ("AGENT_RUNTIME_ARN", AGENT_RUNTIME_ARN.to_owned()),
-                ("AWS_ENDPOINT_URL_BEDROCK_AGENTCORE", format!("http://{front_door}")),
-            ],
-        ))
-        .await?;
+        let environment = [
+            ("AGENT_RUNTIME_ARN", AGENT_RUNTIME_ARN.to_owned()),
+            ("AWS_ENDPOINT_URL_BEDROCK_AGENTCORE", format!("http://{front_door}")),
+        ];
+        let lambda = Lambda::start(spec(options, &table, INVOKER, environment)).await?;
         Ok(Self { table, agent_address, agent, lambda, machine })
     }
 
@@ -103,29 +107,43 @@ impl System {
 
     /// Runs one execution of the state machine.
     pub async fn run(&self, execution: &Execution) -> Outcome {
-        execution.run(&self.machine, self).await
+        self.run_with(execution, self).await
+    }
+
+    /// The same with services of the caller's, such as this system's with faults.
+    pub async fn run_with(&self, execution: &Execution, services: &impl Services) -> Outcome {
+        execution.run(&self.machine, services).await
     }
 
     /// Resolves when the agent-runtime has ended although nobody stopped it, with how.
     pub async fn agent_ended(&self) -> String {
-        self.agent.ended().await
+        match &self.agent {
+            Some(agent) => agent.ended().await,
+            None => std::future::pending().await,
+        }
     }
 
-    /// The agent-runtime's process id.
+    /// The agent-runtime's process id, if it is a child of this process.
     #[must_use]
-    pub fn agent_process_id(&self) -> i32 {
-        self.agent.id()
+    pub fn agent_process_id(&self) -> Option<i32> {
+        self.agent.as_ref().map(Process::id)
     }
 
-    /// The invoker's process id, while it runs.
-    pub async fn invoker_process_id(&self) -> Option<i32> {
-        self.lambda.process_id().await
+    /// The process id of the invoker that was started last.
+    #[must_use]
+    pub fn invoker_process_id(&self) -> i32 {
+        self.lambda.process_id()
     }
 
     /// Stops everything: first the processes, so that they can write their last events, last the
     /// database.
     pub async fn stop(self) {
-        tokio::join!(self.agent.stop(), self.lambda.stop());
+        let agent = async {
+            if let Some(agent) = self.agent {
+                agent.stop().await;
+            }
+        };
+        tokio::join!(agent, self.lambda.stop());
         self.table.close().await;
     }
 }

@@ -88,3 +88,108 @@ fn bounded(name: &'static str, value: u32, min: u32, max: u32) -> Result<(), Def
     }
     Err(DefinitionError::OutOfBounds { name, value, min, max })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use journal::{SORT_KEY_PREFIX, SessionId, Status};
+
+    use super::*;
+
+    fn definition() -> Definition {
+        Definition {
+            journal_table_name: "table-7".to_owned(),
+            invoker_function_arn: "function-7".to_owned(),
+            journal_retention_days: 7,
+            poll_min_seconds: 2,
+            poll_max_seconds: 60,
+            max_poll_attempts: 600,
+        }
+    }
+
+    /// Every text of the source that begins and ends with a quote and is shaped like `pattern`.
+    fn words(shaped: impl Fn(&str) -> bool) -> BTreeSet<String> {
+        SOURCE.split(['\'', '"']).filter(|word| shaped(word)).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn every_substitution_is_made_and_none_is_superfluous() {
+        let rendered = definition().render().unwrap().to_string();
+        assert!(!rendered.contains("${"));
+        assert!(rendered.contains("table-7") && rendered.contains("function-7"));
+        for (name, _) in definition().substitutions() {
+            assert!(SOURCE.contains(&format!("${{{name}}}")), "{name} is not used");
+        }
+    }
+
+    #[test]
+    fn a_number_out_of_bounds_and_a_broken_value_are_refused() {
+        let error = Definition { max_poll_attempts: 2_771, ..definition() }.render().unwrap_err();
+        assert_eq!(error.to_string(), "MaxPollAttempts is 2771: it must be from 1 to 2700");
+        assert!(Definition { poll_min_seconds: 0, ..definition() }.render().is_err());
+        assert!(Definition { poll_max_seconds: 1, ..definition() }.render().is_err());
+        let quoted = Definition { journal_table_name: "a\"b".to_owned(), ..definition() };
+        assert!(matches!(quoted.render(), Err(DefinitionError::Json(_))));
+        let nested = Definition { journal_table_name: "${Other}".to_owned(), ..definition() };
+        assert!(
+            matches!(nested.render(), Err(DefinitionError::NotSubstituted(name)) if name == "Other")
+        );
+    }
+
+    #[test]
+    fn statuses_are_those_of_the_journal() {
+        let used = words(|word| {
+            let named = word.starts_with("SESSION_") || word.starts_with("AGENT_");
+            named && !word.contains(' ')
+        });
+        let known: BTreeSet<_> = Status::ALL.iter().map(ToString::to_string).collect();
+        assert!(used.is_subset(&known), "{used:?}");
+        for status in [
+            Status::SessionInitiated,
+            Status::SessionFailed,
+            Status::AgentBackgroundTaskStarted,
+            Status::AgentBackgroundTaskCompleted,
+            Status::AgentBackgroundTaskFailed,
+            Status::AgentEntrypointFailed,
+        ] {
+            assert!(used.contains(status.as_str()), "{status}");
+        }
+    }
+
+    #[test]
+    fn attributes_and_keys_are_those_of_the_journal() {
+        // What a writer puts, as the journal's own event names it.
+        let attributes = [
+            "PK",
+            "SK",
+            "Timestamp",
+            "Status",
+            "EventId",
+            "InvocationId",
+            "Source",
+            "ErrorType",
+            "ErrorMessage",
+            "ExpiresAt",
+            "Result",
+            "ResultTruncated",
+        ];
+        let event = include_str!("../../journal/src/event.rs");
+        for attribute in attributes {
+            assert!(
+                event.contains(&format!("\"{attribute}\"")),
+                "{attribute} is not the journal's"
+            );
+            assert!(SOURCE.contains(attribute), "{attribute} is not used");
+        }
+        let put = words(|word| attributes.contains(&word));
+        for required in &attributes[..7] {
+            assert!(put.contains(*required), "{required} is not put");
+        }
+        assert!(SOURCE.contains(&format!("'{SORT_KEY_PREFIX}' & $time")));
+        assert!(SOURCE.contains("'SESSION#' & $sessionId"));
+        assert!(SOURCE.contains(&SessionId::PATTERN.replace('\\', "\\\\")), "the same rule");
+        assert!(SOURCE.contains("'Source': {'S': 'workflow'}"));
+        assert_eq!(journal::Source::Workflow.as_str(), "workflow");
+    }
+}

@@ -48,11 +48,14 @@ pub enum Fault {
     NoConnection,
 }
 
+/// Decides what happens to a request.
+type Plan = dyn FnMut(&Call) -> Fault + Send;
+
 /// The embedded engine behind a plan of faults.
 #[derive(Clone)]
 pub struct Dynamo {
     pub database: Database,
-    plan: Arc<Mutex<dyn FnMut(&Call) -> Fault + Send>>,
+    plan: Arc<Mutex<Plan>>,
     calls: Arc<Mutex<Vec<Call>>>,
     applied: Arc<dyn Fn(&Value) + Send + Sync>,
 }

@@ -1,0 +1,346 @@
+//! The binary as a process: environment, commands, signals.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use agent_runtime::SESSION_HEADER;
+use journal::{Event, SessionId};
+use local::process::{Process, Spec};
+use local::table::{CREDENTIAL, REGION, TABLE_NAME, Table};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use support::{eventually, session_id};
+use tempfile::TempDir;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_agent-runtime");
+
+/// The binary with a command as its agent, on a table of its own.
+struct Container {
+    process: Process,
+    url: String,
+    table: Table,
+    client: reqwest::Client,
+    folder: TempDir,
+}
+
+impl Container {
+    async fn start(agent_command: &str) -> Self {
+        let credentials =
+            [("AWS_ACCESS_KEY_ID", CREDENTIAL), ("AWS_SECRET_ACCESS_KEY", CREDENTIAL)];
+        Self::start_with(agent_command, &credentials).await
+    }
+
+    async fn start_with(agent_command: &str, environment: &[(&str, &str)]) -> Self {
+        let (table, folder) = (Table::open(None, 0).await.unwrap(), tempfile::tempdir().unwrap());
+        let endpoint = table.endpoint();
+        let file = folder.path().join("file");
+        let variables = [
+            ("JOURNAL_TABLE_NAME", TABLE_NAME),
+            ("AWS_ENDPOINT_URL_DYNAMODB", &endpoint),
+            ("AWS_REGION", REGION),
+            ("HOST", "127.0.0.1"),
+            ("PORT", "0"),
+            ("AGENT_COMMAND", agent_command),
+            ("FILE", file.to_str().unwrap()),
+        ];
+        let (process, listens) = Process::start(&Spec {
+            program: PathBuf::from(PROGRAM),
+            subcommand: "agent-runtime",
+            environment: variables
+                .iter()
+                .chain(environment)
+                .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
+                .collect(),
+            log: folder.path().join("log"),
+            echo: false,
+        })
+        .unwrap();
+        let url = format!("http://{}", process.address(listens).await.unwrap());
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        Self { process, url, table, client, folder }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
+    /// What the command wrote to `$FILE`, once it has.
+    async fn file(&self) -> String {
+        let file = self.folder.path().join("file");
+        eventually("the command's file", async || {
+            std::fs::read_to_string(&file).ok().filter(|text| text.ends_with('\n'))
+        })
+        .await
+    }
+
+    async fn post(&self, id: &SessionId, input: &Value) -> (u16, Value) {
+        let request = self
+            .client
+            .post(format!("{}/invocations", self.url))
+            .header(SESSION_HEADER, id.as_str());
+        let answer = request.body(input.to_string()).send().await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap())
+    }
+
+    async fn events(&self, id: &SessionId) -> Vec<Event> {
+        self.table.journal().events(id).await.unwrap()
+    }
+
+    /// Runs the command to its terminal event.
+    async fn run(&self, input: &Value) -> Event {
+        let id = session_id();
+        assert_eq!(self.post(&id, input).await.0, 200);
+        eventually("a terminal event", async || self.events(&id).await.into_iter().nth(2)).await
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.process.id()), signal).unwrap();
+    }
+}
+
+/// Whether a process runs: a dead one that nobody has waited for counts as gone.
+fn runs(id: &str) -> bool {
+    std::fs::read_to_string(format!("/proc/{}/stat", id.trim()))
+        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap().trim_start().starts_with('Z'))
+}
+
+async fn gone(id: &str) {
+    eventually("the process to be gone", async || (!runs(id)).then_some(())).await;
+}
+
+async fn result_of(command: &str, input: &Value) -> Value {
+    let event = Container::start(command).await.run(input).await;
+    let result = event.result.unwrap_or_else(|| unreachable!("{:?}", event.error_message));
+    serde_json::from_str(&result).unwrap()
+}
+
+async fn error_of(command: &str) -> (String, String) {
+    let event = Container::start(command).await.run(&json!({})).await;
+    assert_eq!(event.status.as_str(), "AGENT_BACKGROUND_TASK_FAILED");
+    (event.error_type.unwrap(), event.error_message.unwrap())
+}
+
+#[test]
+fn a_wrong_environment_is_one_clear_line_and_exit_code_2() {
+    let good = [("JOURNAL_TABLE_NAME", "events"), ("AGENT_COMMAND", "cat"), ("PORT", "0")];
+    for (name, value, said) in [
+        ("JOURNAL_TABLE_NAME", "", "JOURNAL_TABLE_NAME is not set"),
+        ("JOURNAL_TABLE_NAME", "no spaces", "3 to 255"),
+        ("AGENT_COMMAND", "", "AGENT_COMMAND is not set"),
+        ("AGENT_COMMAND", "sh -c 'open", "matching quotes"),
+        ("PORT", "eighty", "0 to 65535"),
+        ("PORT", "65536", "0 to 65535"),
+        ("HOST", "localhost", "IP address"),
+        ("MAX_BODY_BYTES", "0", "number of bytes"),
+        ("JOURNAL_RETENTION_DAYS", "soon", "1 to 36500"),
+    ] {
+        let mut command = Command::new(PROGRAM);
+        let output = command.env_clear().envs(good).env(name, value).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{name}={value}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        assert!(stderr.contains(name) && stderr.contains(said), "{stderr}");
+    }
+}
+
+#[tokio::test]
+async fn a_command_gets_the_input_and_the_environment_and_gives_its_output() {
+    let input = json!({"prompt": "hällo"});
+    assert_eq!(result_of("cat", &input).await, input);
+    assert_eq!(result_of("printf 'two words\\n'", &input).await, "two words");
+    assert_eq!(result_of(r"printf '\377'", &input).await, "\u{fffd}");
+    let id = result_of("sh -c 'echo $SESSION_ID'", &input).await;
+    assert!(id.as_str().unwrap().starts_with("session-"));
+    let run = result_of("sh -c 'echo $INVOCATION_ID'", &input).await;
+    assert_eq!(run.as_str().unwrap().len(), 36);
+}
+
+#[tokio::test]
+async fn a_command_that_fails_says_why_in_its_own_words() {
+    for (command, error_type, message) in [
+        ("sh -c 'echo a >&2; echo b >&2; exit 7'", "AgentError", "a\nb (exit status: 7)"),
+        ("false", "AgentError", "the command failed without a word on stderr (exit status: 1)"),
+        ("sh -c 'echo bye >&2; kill -9 $$'", "AgentError", "bye (signal: 9 (SIGKILL))"),
+        (
+            "/does/not/exist",
+            "AgentError",
+            "cannot start \"/does/not/exist\": No such file or directory (os error 2)",
+        ),
+        (
+            "sh -c 'echo Traceback >&2; echo botocore.exceptions.NoCredentialsError: Unable to locate credentials >&2; exit 1'",
+            "CredentialsError",
+            "Traceback\nbotocore.exceptions.NoCredentialsError: Unable to locate credentials (exit status: 1)",
+        ),
+        (
+            "sh -c 'echo \"botocore.exceptions.ClientError: An error occurred (Throttling)\" >&2; exit 1'",
+            "ClientError",
+            "botocore.exceptions.ClientError: An error occurred (Throttling) (exit status: 1)",
+        ),
+    ] {
+        assert_eq!(
+            error_of(command).await,
+            (error_type.to_owned(), message.to_owned()),
+            "{command}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn each_line_of_stderr_is_a_log_line_with_the_session_id() {
+    let container = Container::start("sh -c 'echo thinking hard >&2'").await;
+    let id = container.run(&json!({})).await.session_id().unwrap();
+    let line = eventually("the log line", async || {
+        container.log().lines().find(|line| line.contains("thinking hard")).map(str::to_owned)
+    })
+    .await;
+    let line: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(line["fields"]["message"], "thinking hard");
+    assert_eq!(line["fields"]["session_id"], id.as_str());
+}
+
+#[tokio::test]
+async fn a_command_that_closes_stdin_at_once_is_not_disturbed() {
+    let input = json!({"pad": "x".repeat(5_000_000)});
+    assert_eq!(result_of("sh -c 'exec <&-; sleep 0.2; echo 7'", &input).await, 7);
+}
+
+#[tokio::test]
+async fn a_command_that_writes_without_end_takes_bounded_memory() {
+    let write = "head -c 100000000 /dev/zero | tr '\\\\0' x";
+    let container = Container::start(&format!("sh -c \"{write}; {write} >&2\"")).await;
+    let event = container.run(&json!({})).await;
+    assert_eq!(event.status.as_str(), "AGENT_BACKGROUND_TASK_COMPLETED");
+    assert!(event.result_truncated);
+    assert_eq!(event.result.unwrap().len(), journal::text::MAX_RESULT_BYTES);
+    let status =
+        std::fs::read_to_string(format!("/proc/{}/status", container.process.id())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    println!("peak memory after 100 MB to stdout and 100 MB to stderr: {peak} kB");
+    assert!(peak < 100_000, "{peak} kB");
+}
+
+#[tokio::test]
+async fn what_a_command_leaves_behind_is_killed() {
+    // The background process holds stdout open, so it has to go before the result is whole.
+    let container = Container::start("sh -c 'sleep 300 & echo $!'").await;
+    let event = container.run(&json!({})).await;
+    assert_eq!(event.status.as_str(), "AGENT_BACKGROUND_TASK_COMPLETED");
+    gone(&event.result.unwrap()).await;
+    // One that has left the process group cannot be killed with it; the task says so and ends.
+    let (error_type, message) = error_of("sh -c 'setsid sleep 4 & echo started'").await;
+    assert_eq!(error_type, "AgentError");
+    assert!(message.contains("outside the command's process group"), "{message}");
+}
+
+#[tokio::test]
+async fn sigterm_ends_every_task_and_the_process_within_two_seconds() {
+    // It forks, and ignores every polite request.
+    let container =
+        Container::start(r#"sh -c 'trap "" TERM INT; sleep 300 & echo $$ $! > $FILE; wait'"#).await;
+    let ids = [session_id(), session_id(), session_id()];
+    for id in &ids {
+        assert_eq!(container.post(id, &json!({})).await.0, 200);
+    }
+    let processes = container.file().await;
+    container.signal(Signal::SIGTERM);
+    let start = Instant::now();
+    let how = container.process.ended().await;
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert_eq!(how, "exit status: 0");
+    for id in &ids {
+        let events = container.events(id).await;
+        assert_eq!(events.len(), 3);
+        assert_eq!(events[2].status.as_str(), "AGENT_BACKGROUND_TASK_FAILED");
+        assert_eq!(events[2].error_type.as_deref(), Some("Terminated"));
+    }
+    for process in processes.split_whitespace() {
+        gone(process).await;
+    }
+}
+
+#[tokio::test]
+async fn sigterm_while_the_journal_is_down_ends_within_ten_seconds_and_logs_the_event_whole() {
+    let mut container = Container::start("sh -c 'echo run > $FILE; sleep 300'").await;
+    let id = session_id();
+    assert_eq!(container.post(&id, &json!({})).await.0, 200);
+    container.file().await;
+    let next = Table::open(None, 0).await.unwrap();
+    std::mem::replace(&mut container.table, next).close().await;
+    container.signal(Signal::SIGTERM);
+    let start = Instant::now();
+    let refused = eventually("the refusal", async || {
+        let (status, answer) = container.post(&session_id(), &json!({})).await;
+        (status == 503).then_some(answer)
+    })
+    .await;
+    assert_eq!(refused["error"], "the container is shutting down");
+    let ping: Value = container
+        .client
+        .get(format!("{}/ping", container.url))
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    assert_eq!(ping["status"], "HealthyBusy");
+    container.process.ended().await;
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    let log = container.log();
+    let line =
+        log.lines().find(|line| line.contains("terminal event is not in the journal")).unwrap();
+    let line: Value = serde_json::from_str(line).unwrap();
+    assert_eq!(line["level"], "ERROR");
+    let event: Value = serde_json::from_str(line["fields"]["event"].as_str().unwrap()).unwrap();
+    assert_eq!(event["PK"], format!("SESSION#{id}"));
+    assert_eq!(event["Status"], "AGENT_BACKGROUND_TASK_FAILED");
+    assert_eq!(event["ErrorType"], "Terminated");
+}
+
+#[tokio::test]
+async fn without_credentials_an_invocation_fails_fast_and_says_so() {
+    let none = [
+        ("AWS_EC2_METADATA_DISABLED", "true"),
+        ("AWS_ACCESS_KEY_ID", ""),
+        ("AWS_SECRET_ACCESS_KEY", ""),
+        ("AWS_CONFIG_FILE", "/dev/null"),
+        ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null"),
+    ];
+    let container = Container::start_with("cat", &none).await;
+    let start = Instant::now();
+    let (status, answer) = container.post(&session_id(), &json!({})).await;
+    assert_eq!(status, 500);
+    let error = answer["error"].as_str().unwrap();
+    assert!(error.contains("no valid AWS credentials to use table agent-journal"), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(9), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_port_in_use_is_one_clear_line() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let output = Command::new(PROGRAM)
+        .envs([
+            ("JOURNAL_TABLE_NAME", "events"),
+            ("AGENT_COMMAND", "cat"),
+            ("HOST", "127.0.0.1"),
+            ("PORT", &*port),
+        ])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(
+        stderr.contains(&format!("cannot listen on 127.0.0.1:{port}: Address already in use")),
+        "{stderr}"
+    );
+    assert!(Path::new(PROGRAM).exists());
+}

@@ -1,0 +1,182 @@
+//! What `cargo run` shows, and what is left when it ends.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+mod support;
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use support::LOCAL;
+
+fn local(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(LOCAL).args(arguments).current_dir(folder).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+#[test]
+fn one_session_completes_and_shows_its_six_events_and_its_result() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join(".git")).unwrap();
+    for (file, text) in [
+        ("a.rs", "1\n2\n"),
+        ("b.rs", "1\n"),
+        ("read me.md", "1\n"),
+        (".git/x", "1\n"),
+        ("LICENSE", ""),
+    ] {
+        std::fs::write(folder.path().join(file), text).unwrap();
+    }
+    let output = local(folder.path(), &[]);
+    let shown = stdout(&output);
+    assert_eq!(output.status.code(), Some(0), "{shown}");
+    let statuses = journal::Status::ALL.iter().filter(|status| shown.contains(status.as_str()));
+    assert_eq!(statuses.count(), 6, "{shown}");
+    let (_, result) = shown.split_once("Result:\n").unwrap();
+    let (result, _) = result.split_once("\n\nTry next").unwrap();
+    let result: Value = serde_json::from_str(result).unwrap();
+    assert_eq!(
+        result,
+        json!({"files": 4, "lines": 4, "extensions": {
+            "rs": {"files": 2, "lines": 3},
+            "md": {"files": 1, "lines": 1},
+            "(none)": {"files": 1, "lines": 0},
+        }})
+    );
+    assert!(folder.path().join(".local/journal.db").exists());
+}
+
+#[test]
+fn a_failed_session_shows_the_agents_own_words_and_exits_1() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = "/does/not/exist \"quoted\" \\ ";
+    let output = local(folder.path(), &[path]);
+    let shown = stdout(&output);
+    assert_eq!(output.status.code(), Some(1), "{shown}");
+    let words =
+        format!("The session failed. AgentError: cannot read {path}: no such file or directory");
+    assert!(shown.contains(&words), "{shown}");
+    assert!(shown.contains("SESSION_FAILED"));
+}
+
+#[test]
+fn an_agent_of_ones_own_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = local(folder.path(), &["--agent-command", "tr a-z A-Z", "hello"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(stdout(&output).contains("\"PROMPT\": \"HELLO\""), "{}", stdout(&output));
+}
+
+/// `local up` on free ports.
+struct Up {
+    child: Child,
+    agent: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Up {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = Command::new(LOCAL)
+            .args([
+                "up",
+                "--port",
+                "0",
+                "--dynamodb-port",
+                "0",
+                "--agent-command",
+                "sh -c 'cat; sleep 300'",
+            ])
+            .current_dir(folder.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let first = lines.next().unwrap().unwrap();
+        let (_, rest) = first.split_once("http://").unwrap();
+        let agent = rest.split(',').next().unwrap().to_owned();
+        std::thread::spawn(move || lines.count());
+        Self { child, agent, _folder: folder }
+    }
+
+    /// The processes that it started, and theirs.
+    fn tree(&self) -> Vec<u32> {
+        let mut found = vec![self.child.id()];
+        let mut at = 0;
+        while at < found.len() {
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", found[at])).unwrap();
+            for task in tasks {
+                let children = std::fs::read_to_string(task.unwrap().path().join("children"));
+                found.extend(
+                    children.unwrap().split_whitespace().map(|id| id.parse::<u32>().unwrap()),
+                );
+            }
+            at += 1;
+        }
+        found.split_off(1)
+    }
+}
+
+fn gone(processes: &[u32]) {
+    let deadline = Instant::now() + Duration::from_secs(15);
+    for process in processes {
+        while std::fs::read_to_string(format!("/proc/{process}/stat"))
+            .is_ok_and(|stat| !stat.contains(") Z"))
+        {
+            assert!(Instant::now() < deadline, "process {process} outlived its parent");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+#[tokio::test]
+async fn up_serves_curl_and_leaves_nothing_behind_however_it_ends() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGKILL] {
+        let mut up = Up::start();
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let body = json!({"session_id": uuid::Uuid::new_v4(), "prompt": "hi"});
+        let request =
+            client.post(format!("http://{}/invocations", up.agent)).body(body.to_string());
+        let answer: Value =
+            serde_json::from_str(&request.send().await.unwrap().text().await.unwrap()).unwrap();
+        assert_eq!(answer["status"], "started");
+        // agent-runtime, invoker, and the command with its own child.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while up.tree().len() < 4 {
+            assert!(Instant::now() < deadline, "{:?}", up.tree());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let processes = up.tree();
+        kill(Pid::from_raw(up.child.id().try_into().unwrap()), signal).unwrap();
+        let status = up.child.wait().unwrap();
+        assert_eq!(status.success(), signal != Signal::SIGKILL, "{signal}: {status}");
+        gone(&processes);
+    }
+}
+
+#[test]
+fn a_port_in_use_is_one_clear_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    for (arguments, said) in [
+        (["up", "--port", "0", "--dynamodb-port", &port], "cannot serve DynamoDB on 127.0.0.1"),
+        (["up", "--dynamodb-port", "0", "--port", &port], "cannot listen on 127.0.0.1"),
+    ] {
+        let output = local(folder.path(), &arguments);
+        assert_eq!(output.status.code(), Some(1));
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let error: Vec<_> = stderr.lines().filter(|line| line.starts_with("error:")).collect();
+        assert_eq!(error.len(), 1, "{stderr}");
+        assert!(error[0].contains(said) && error[0].contains("in use"), "{stderr}");
+    }
+}
