@@ -51,7 +51,7 @@ async fn agentcore(answers: Vec<Answer>) -> (String, Requests) {
     tokio::spawn(async move {
         let mut answers = answers.into_iter();
         while let Ok((stream, _)) = listener.accept().await {
-            let answer = answers.next().expect("no further request");
+            let answer = answers.next().unwrap();
             tokio::spawn(serve(stream, answer, Arc::clone(&seen)));
         }
     });

@@ -1,0 +1,60 @@
+//! What this project is made of: crates of the registry under a permissive licence, and nothing else.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+use std::process::Command;
+
+use serde_json::Value;
+use spdx::{Expression, ParseMode};
+
+/// What a crate may be used under.
+const PERMISSIVE: [&str; 8] =
+    ["Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "MIT", "MIT-0", "Unicode-3.0", "Zlib"];
+
+fn permissive(license: &str) -> bool {
+    // Lax, because some crates still write MIT/Apache-2.0.
+    Expression::parse_mode(license, ParseMode::LAX).is_ok_and(|expression| {
+        expression.evaluate(|requirement| {
+            requirement.license.id().is_some_and(|id| PERMISSIVE.contains(&id.name))
+        })
+    })
+}
+
+#[test]
+fn the_rule_lets_pass_what_is_permissive_and_nothing_else() {
+    for license in
+        ["MIT", "MIT OR Apache-2.0", "MIT/Apache-2.0", "MIT OR LGPL-2.1-or-later", "ISC AND MIT"]
+    {
+        assert!(permissive(license), "{license}");
+    }
+    for license in
+        ["", "AGPL-3.0", "MIT AND GPL-3.0", "LGPL-2.1-or-later", "BUSL-1.1", "Proprietary"]
+    {
+        assert!(!permissive(license), "{license}");
+    }
+}
+
+#[test]
+fn every_dependency_is_permissive_and_from_the_registry() {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--locked"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    let members = metadata["workspace_members"].as_array().unwrap();
+    assert!(packages.len() > members.len());
+    for package in packages {
+        let (name, license) = (&package["name"], package["license"].as_str().unwrap_or_default());
+        assert!(permissive(license), "{name} is under {license:?}");
+        let registry =
+            package["source"].as_str().is_some_and(|source| source.starts_with("registry+"));
+        assert!(
+            registry || members.contains(&package["id"]),
+            "{name} is from {}",
+            package["source"]
+        );
+    }
+}
