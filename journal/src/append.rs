@@ -266,8 +266,14 @@ impl SessionJournal {
             Ok(Ok(_)) => Put::Written,
             Ok(Err(error)) => match error.as_service_error() {
                 Some(PutItemError::ConditionalCheckFailedException(conflict)) => {
-                    let id = conflict.item().and_then(|item| item.get("EventId"));
-                    Put::Conflict(id.and_then(|id| id.as_s().ok()).cloned())
+                    // An item without an event id is not ours either.
+                    let id = |item: &HashMap<_, AttributeValue>| {
+                        item.get("EventId")
+                            .and_then(|id| id.as_s().ok())
+                            .cloned()
+                            .unwrap_or_default()
+                    };
+                    Put::Conflict(conflict.item().map(id))
                 }
                 _ => Put::Fault(SdkFault::new(&error)),
             },

@@ -104,8 +104,8 @@ impl Journal {
         session_id: &SessionId,
         after: Option<Timestamp>,
     ) -> Timestamp {
-        let now = self.now();
-        let limit = Timestamp::from((self.clock)() + MAX_AHEAD);
+        let now = (self.clock)();
+        let limit = Timestamp::from(now + MAX_AHEAD);
         let after = after.filter(|&after| {
             let plausible = after <= limit;
             if !plausible {
@@ -115,6 +115,7 @@ impl Journal {
         });
         let mut sessions = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let cause = sessions.get(session_id).copied().max(after);
+        let now = Timestamp::from(now);
         let timestamp = cause.map_or(now, |cause| now.max(cause.tick()));
         sessions.put(session_id.clone(), timestamp);
         timestamp

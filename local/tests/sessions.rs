@@ -375,3 +375,21 @@ async fn a_lambda_retried_after_it_had_started_the_agent_starts_one_task() {
     assert_eq!(count("AGENT_BACKGROUND_TASK_COMPLETED"), 1);
     stack.system.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lambda_that_timed_out_or_crashed_is_monitored_and_the_agents_own_events_decide() {
+    let stack = Stack::start("sh -c 'sleep 1; echo 7'", 600).await;
+    for error in ["Sandbox.Timedout", "States.Timeout", "Runtime.ExitError", "Lambda.Unknown"] {
+        let late = Faulty(&stack.system, move |resource, _: &Value| match resource {
+            Resource::Invoke => Break::After(error),
+            _ => Break::No,
+        });
+        let run = execution(json!({}));
+        assert_eq!(
+            stack.system.run_with(&run, &late).await,
+            Outcome::Succeeded(json!(7)),
+            "{error}"
+        );
+    }
+    stack.system.stop().await;
+}

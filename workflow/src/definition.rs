@@ -192,4 +192,41 @@ mod tests {
         assert!(SOURCE.contains("'Source': {'S': 'workflow'}"));
         assert_eq!(journal::Source::Workflow.as_str(), "workflow");
     }
+
+    /// The states' `Assign` blocks, those of rules and catchers too.
+    fn assignments(value: &Value, found: &mut Vec<serde_json::Map<String, Value>>) {
+        if let Some(Value::Object(assign)) = value.get("Assign") {
+            found.push(assign.clone());
+        }
+        match value {
+            Value::Object(fields) => fields.values().for_each(|field| assignments(field, found)),
+            Value::Array(items) => items.iter().for_each(|item| assignments(item, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_engine_sees_the_same_variables() {
+        let mut found = Vec::new();
+        assignments(&definition().render().unwrap(), &mut found);
+        assert!(found.len() > 10);
+        for assign in found {
+            for name in assign.keys() {
+                // Engines differ in whether an assignment sees the others of its block.
+                let variable = format!("${name}");
+                let reads = |text: &str| {
+                    text.match_indices(&variable).any(|(at, _)| {
+                        !text[at + variable.len()..].starts_with(|c: char| c.is_alphanumeric())
+                    })
+                };
+                let read = assign.values().filter_map(Value::as_str).any(reads);
+                assert!(!read, "{name} is read where it is set");
+                let built_in = [
+                    "error", "string", "count", "merge", "max", "min", "now", "millis", "type",
+                    "keys",
+                ];
+                assert!(!built_in.contains(&name.as_str()), "{name} is a function of JSONata");
+            }
+        }
+    }
 }
