@@ -88,23 +88,28 @@ pub(crate) async fn invocations(
 }
 
 impl Entrypoint {
+    /// Answers a request. From its head on it is handled in tasks of its own: it has to come to its
+    /// end, and its last event, also when the caller hangs up in the middle.
     async fn answer(&self, headers: &HeaderMap, payload: Payload) -> Result<Bytes, Refusal> {
         if self.draining.load(Ordering::Relaxed) {
             return Err(Refusal::shutting_down());
         }
-        let header = session_id(headers)?;
-        let request_id = request_id(headers);
-        let body = self.read(payload).await;
-        let request = body.and_then(|body| Ok(parse(&body, header.as_ref(), &request_id)?));
-        let (session_id, invocation_id) = match (&request, header) {
-            (Ok(request), _) => (request.session_id.clone(), request.invocation_id.clone()),
-            (Err(_), Some(header)) => (header, request_id),
-            (Err(_), None) => return request.map(|_| Bytes::new()),
-        };
-        // A task of its own: it must come to its end when the caller hangs up in the middle.
+        let (header, request_id) = (session_id(headers)?, request_id(headers));
         let entrypoint = self.clone();
-        let journaled = async move { entrypoint.start(session_id, invocation_id, request).await };
-        self.tasks.spawn_on(journaled, &self.runtime).await.unwrap_or_else(|error| {
+        // On this thread, which reads the socket, until the body is there.
+        let handled = actix_web::rt::spawn(async move {
+            let body = entrypoint.read(payload).await;
+            let request = body.and_then(|body| Ok(parse(&body, header.as_ref(), &request_id)?));
+            let (session_id, invocation_id) = match (&request, header) {
+                (Ok(request), _) => (request.session_id.clone(), request.invocation_id.clone()),
+                (Err(_), Some(header)) => (header, request_id),
+                (Err(_), None) => return Ok(request.map(|_| Bytes::new())),
+            };
+            let (tasks, runtime) = (entrypoint.tasks.clone(), entrypoint.runtime.clone());
+            let start = async move { entrypoint.start(session_id, invocation_id, request).await };
+            tasks.spawn_on(start, &runtime).await
+        });
+        handled.await.flatten().unwrap_or_else(|error| {
             Err(Refusal::internal("InternalError", format!("the entrypoint failed: {error}")))
         })
     }

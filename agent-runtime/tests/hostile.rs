@@ -150,6 +150,31 @@ async fn a_truncated_body_is_journaled_as_a_failure() {
 }
 
 #[tokio::test]
+async fn a_caller_that_breaks_off_in_the_body_leaves_a_journaled_failure() {
+    let host = calm_host();
+    // A reset discards what the host has not read yet, so a busy host gets more time to read.
+    for pause in [50, 200, 1_000, 5_000] {
+        let id = session_id();
+        let mut stream = TcpStream::connect(host.address).await.unwrap();
+        let head = format!(
+            "POST /invocations HTTP/1.1\r\nHost: x\r\n{SESSION_HEADER}: {id}\r\nContent-Length: 1000\r\n\r\n{{"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        stream.set_zero_linger().unwrap();
+        drop(stream);
+        let until = Instant::now() + Duration::from_millis(pause);
+        while Instant::now() < until {
+            if host.statuses(&id).await == ["AGENT_ENTRYPOINT_STARTED", "AGENT_ENTRYPOINT_FAILED"] {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    unreachable!("the failure was not journaled");
+}
+
+#[tokio::test]
 async fn a_chunked_body_is_taken() {
     let (host, id) = (calm_host(), session_id());
     let mut stream = TcpStream::connect(host.address).await.unwrap();
