@@ -1,4 +1,5 @@
 use std::collections::HashSet;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -73,7 +74,11 @@ pub fn run(cli: Cli) -> ExitCode {
         })
     });
     result.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        // Whoever reads the output may stop reading, as `head` does.
+        let unread = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        if unread != Some(io::ErrorKind::BrokenPipe) {
+            eprintln!("error: {error:#}");
+        }
         ExitCode::FAILURE
     })
 }
@@ -84,42 +89,54 @@ async fn one_session(agent: AgentArgs, prompt: &str) -> Result<ExitCode> {
     let name = Uuid::new_v4().to_string();
     let session_id: SessionId = name.parse()?;
     let execution = Execution::new(&name, json!({ "prompt": prompt }));
-    let endpoint = system.table.endpoint();
-    println!("session  {session_id}");
-    println!("table    {TABLE_NAME} at {endpoint}, kept in .local/journal.db\n");
     let code = tokio::select! {
-        outcome = show(&system, &session_id, &execution) => report(&outcome?),
+        outcome = show(&system, &session_id, &execution) => outcome,
         how = system.agent_ended() => {
-            eprintln!("\nThe agent-runtime ended: {how}. Its log is .local/agent-runtime-process.log");
-            ExitCode::FAILURE
+            eprintln!("\nThe agent-runtime ended: {how}. Its log is .local/{}.log", local::system::AGENT);
+            Ok(ExitCode::FAILURE)
         }
         () = stop.requested() => {
-            eprintln!("\nStopping.");
-            ExitCode::from(130)
+            eprintln!("\nStopped. The journal in .local/journal.db says how far the session came.");
+            Ok(ExitCode::from(130))
         }
     };
     system.stop().await;
-    println!("\nTry next:");
-    println!("  cargo run -- /does/not/exist    a session that fails");
-    println!("  cargo run -- --agent-command 'tr a-z A-Z'    an agent of your own");
-    println!("  cargo run -- up    the system for curl and the AWS CLI");
-    Ok(code)
+    code
 }
 
-/// Runs an execution and prints its events as they arrive.
-async fn show(system: &System, session_id: &SessionId, execution: &Execution) -> Result<Outcome> {
+/// Runs an execution, and prints its events as they arrive and how it ended.
+async fn show(system: &System, session_id: &SessionId, execution: &Execution) -> Result<ExitCode> {
+    let mut out = io::stdout();
+    let endpoint = system.table.endpoint();
+    writeln!(out, "session  {session_id}")?;
+    writeln!(out, "table    {TABLE_NAME} at {endpoint}, kept in .local/journal.db\n")?;
     let (journal, mut shown) = (system.journal(), Shown::default());
     let run = system.run(execution);
     tokio::pin!(run);
-    loop {
+    let outcome = loop {
         tokio::select! {
-            outcome = &mut run => {
-                shown.print(journal.events(session_id).await?);
-                return Ok(outcome);
-            }
-            () = tokio::time::sleep(WATCH_INTERVAL) => shown.print(journal.events(session_id).await?),
+            outcome = &mut run => break outcome,
+            () = tokio::time::sleep(WATCH_INTERVAL) => {}
         }
-    }
+        shown.print(journal.events(session_id).await?)?;
+    };
+    shown.print(journal.events(session_id).await?)?;
+    let code = match &outcome {
+        Outcome::Succeeded(result) => {
+            writeln!(out, "\nThe session completed. Result:\n{result:#}")?;
+            ExitCode::SUCCESS
+        }
+        Outcome::Failed { error, cause } => {
+            let (error, cause) = (timeline::escape(error), timeline::escape(cause));
+            writeln!(out, "\nThe session failed. {error}: {cause}")?;
+            ExitCode::FAILURE
+        }
+    };
+    writeln!(out, "\nTry next:")?;
+    writeln!(out, "  cargo run -- /does/not/exist    a session that fails")?;
+    writeln!(out, "  cargo run -- --agent-command 'tr a-z A-Z'    an agent of your own")?;
+    writeln!(out, "  cargo run -- up    the system for curl and the AWS CLI")?;
+    Ok(code)
 }
 
 /// The events that were printed. One that arrives late may sort before them.
@@ -130,31 +147,15 @@ struct Shown {
 }
 
 impl Shown {
-    fn print(&mut self, events: Vec<Event>) {
+    fn print(&mut self, events: Vec<Event>) -> io::Result<()> {
         for event in events {
             let time = event.timestamp.parse().ok();
             let start = *self.start.get_or_insert(time.unwrap_or(chrono::Utc::now().into()));
             if self.keys.insert(event.sort_key.clone()) {
-                println!("{}", timeline::line(&event, start));
+                writeln!(io::stdout(), "{}", timeline::line(&event, start))?;
             }
         }
-    }
-}
-
-fn report(outcome: &Outcome) -> ExitCode {
-    match outcome {
-        Outcome::Succeeded(result) => {
-            println!("\nThe session completed. Result:\n{result:#}");
-            ExitCode::SUCCESS
-        }
-        Outcome::Failed { error, cause } => {
-            println!(
-                "\nThe session failed. {}: {}",
-                timeline::escape(error),
-                timeline::escape(cause)
-            );
-            ExitCode::FAILURE
-        }
+        Ok(())
     }
 }
 
@@ -163,22 +164,24 @@ async fn up(agent: AgentArgs, port: u16, dynamodb_port: u16) -> Result<ExitCode>
     let system = System::start(&options(agent, port, dynamodb_port, true)?).await?;
     let (address, endpoint) = (&system.agent_address, system.table.endpoint());
     let session_id = Uuid::new_v4();
-    println!("The agent's entrypoint is http://{address}, DynamoDB is {endpoint}.\n");
-    println!("Start a session:");
-    println!("  curl -s http://{address}/invocations -H 'Content-Type: application/json' \\");
-    println!("    -d '{{\"session_id\": \"{session_id}\", \"prompt\": \".\"}}'\n");
-    println!("Ask whether it runs:");
-    println!("  curl -s http://{address}/ping\n");
-    println!("Read its journal:");
     println!(
-        "  export AWS_ACCESS_KEY_ID={CREDENTIAL} AWS_SECRET_ACCESS_KEY={CREDENTIAL} AWS_REGION={REGION}"
+        "The agent's entrypoint is http://{address}, DynamoDB is {endpoint}.
+
+Start a session:
+  curl -s http://{address}/invocations -H 'Content-Type: application/json' \\
+    -d '{{\"session_id\": \"{session_id}\", \"prompt\": \".\"}}'
+
+Ask whether it runs:
+  curl -s http://{address}/ping
+
+Read its journal:
+  export AWS_ACCESS_KEY_ID={CREDENTIAL} AWS_SECRET_ACCESS_KEY={CREDENTIAL} AWS_REGION={REGION}
+  aws dynamodb query --endpoint-url {endpoint} --table-name {TABLE_NAME} \\
+    --key-condition-expression 'PK = :session' \\
+    --expression-attribute-values '{{\":session\": {{\"S\": \"SESSION#{session_id}\"}}}}'
+
+Ctrl-C stops it."
     );
-    println!("  aws dynamodb query --endpoint-url {endpoint} --table-name {TABLE_NAME} \\");
-    println!("    --key-condition-expression 'PK = :session' \\");
-    println!(
-        "    --expression-attribute-values '{{\":session\": {{\"S\": \"SESSION#{session_id}\"}}}}'\n"
-    );
-    println!("Ctrl-C stops it.");
     let code = tokio::select! {
         how = system.agent_ended() => {
             eprintln!("error: the agent-runtime ended: {how}");

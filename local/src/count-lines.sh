@@ -9,7 +9,7 @@ path=$(awk '
   END {
     if (!match(input, /"prompt"[ \t]*:[ \t]*"/)) { print "."; exit }
     for (i = RSTART + RLENGTH; (c = substr(input, i, 1)) != "\"" && c != ""; i++) {
-      if (c == "\\") c = substr(input, ++i, 1)
+      if (c == "\\" && (c = substr(input, ++i, 1)) == "n") c = "\n"
       text = text c
     }
     print text

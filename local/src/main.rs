@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    match cli::Cli::parse().command {
+    let cli = cli::Cli::parse();
+    match cli.command {
         Some(cli::Command::AgentRuntimeProcess) => {
             local::process::end_with_parent();
             agent_runtime::run_command()
@@ -16,6 +17,6 @@ fn main() -> ExitCode {
             local::process::end_with_parent();
             invoker::run()
         }
-        _ => cli::run(cli::Cli::parse()),
+        _ => cli::run(cli),
     }
 }

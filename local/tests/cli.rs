@@ -75,6 +75,20 @@ fn an_agent_of_ones_own_runs() {
     assert!(stdout(&output).contains("\"PROMPT\": \"HELLO\""), "{}", stdout(&output));
 }
 
+#[test]
+fn a_reader_that_stops_reading_is_no_crash() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(LOCAL);
+    command.current_dir(folder.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(
+        (output.status.code(), String::from_utf8(output.stderr).unwrap()),
+        (Some(1), String::new())
+    );
+}
+
 /// `local up` on free ports.
 struct Up {
     child: Child,
