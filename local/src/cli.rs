@@ -175,7 +175,7 @@ Ask whether it runs:
   curl -s http://{address}/ping
 
 Read its journal:
-  export AWS_ACCESS_KEY_ID={CREDENTIAL} AWS_SECRET_ACCESS_KEY={CREDENTIAL} AWS_REGION={REGION}
+  export AWS_ACCESS_KEY_ID={CREDENTIAL} AWS_SECRET_ACCESS_KEY={CREDENTIAL} AWS_DEFAULT_REGION={REGION}
   aws dynamodb query --endpoint-url {endpoint} --table-name {TABLE_NAME} \\
     --key-condition-expression 'PK = :session' \\
     --expression-attribute-values '{{\":session\": {{\"S\": \"SESSION#{session_id}\"}}}}'
