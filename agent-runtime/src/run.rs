@@ -78,7 +78,8 @@ fn bad_environment(error: &journal::SettingError) -> ExitCode {
 
 /// Log lines on stderr: readable in a terminal, JSON elsewhere; the level by `RUST_LOG`.
 fn init_logs() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,actix_server=warn"));
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("info,actix_server=warn"));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A logger that is already set, as in a test, is kept.
     let _ = if std::io::stderr().is_terminal() { logs.try_init() } else { logs.json().try_init() };

@@ -64,12 +64,9 @@ pub(crate) async fn invoke(
         };
         let fault = SdkFault::new(&error);
         let service = error.as_service_error();
-        let retryable = match (&fault.kind, service) {
-            (FaultKind::Throttled | FaultKind::NotConnected, _) => true,
-            (FaultKind::Ambiguous, Some(_)) => true, // answered 5xx
-            (_, Some(service)) => service.is_retryable_conflict_exception(),
-            (_, None) => false,
-        };
+        let retryable = matches!(fault.kind, FaultKind::Throttled | FaultKind::NotConnected)
+            || error.raw_response().is_some_and(|answer| answer.status().is_server_error())
+            || service.is_some_and(|service| service.is_retryable_conflict_exception());
         if retryable && attempt < ATTEMPTS {
             tracing::warn!(%session_id, attempt, "InvokeAgentRuntime will be retried: {fault}");
             tokio::time::sleep(backoff).await;

@@ -20,9 +20,10 @@ const CREDENTIAL_CODES: [&str; 7] = [
 ];
 
 /// Service codes that ask for a later attempt; the request was not applied.
-const THROTTLING_CODES: [&str; 8] = [
+const THROTTLING_CODES: [&str; 9] = [
     "LimitExceededException",
     "ProvisionedThroughputExceededException",
+    "ReplicatedWriteConflictException",
     "RequestLimitExceeded",
     "RequestThrottledException",
     "SlowDown",
@@ -89,12 +90,9 @@ impl SdkFault {
             (Some(code), Some(400..=499)) => FaultKind::Refused { code: code.to_owned() },
             _ => FaultKind::Ambiguous,
         };
-        let text = match error.as_service_error() {
-            Some(service) => format!(
-                "{}: {}",
-                code.unwrap_or("unknown error code"),
-                service.message().unwrap_or("no message"),
-            ),
+        let message = error.as_service_error().and_then(|service| service.message());
+        let text = match code {
+            Some(code) => format!("{code}: {}", message.unwrap_or("no message")),
             None => display_chain(error),
         };
         Self { kind, text }

@@ -74,6 +74,27 @@ async fn a_failing_page_is_an_error_and_never_a_shorter_list() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_page_that_fails_once_is_read_again() {
+    for fault in [Fault::ErrorBefore, Fault::Hang, Fault::Refused("ThrottlingException")] {
+        let mut first = true;
+        let dynamo = Dynamo::new(move |call| {
+            let fails = call.operation == "Query" && std::mem::take(&mut first);
+            if fails { fault } else { Fault::None }
+        });
+        let writer = dynamo.journal().session(session_id(), "run-1", Source::Agent);
+        writer.append(Draft::new(Status::SessionInitiated), None, DEADLINE).await.unwrap();
+        assert_eq!(dynamo.journal().events(&session_id()).await.unwrap().len(), 1, "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_is_cut_is_an_error() {
+    let dynamo = Dynamo::new(|_| Fault::CutBody);
+    let error = dynamo.journal().events(&session_id()).await.unwrap_err();
+    assert_eq!(error.fault.kind, journal::FaultKind::Ambiguous);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_denied_query_names_the_permission() {
     let dynamo = Dynamo::new(|_| Fault::Refused("AccessDeniedException"));
     let error = dynamo.journal().events(&session_id()).await.unwrap_err();

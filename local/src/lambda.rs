@@ -20,31 +20,45 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// A function with one execution environment, which is replaced when it times out or dies.
 pub struct Lambda {
-    simulator: Simulator,
     spec: Spec,
-    process: Mutex<Option<Process>>,
+    environment: Mutex<Option<Environment>>,
     process_id: AtomicI32,
 }
 
-impl Lambda {
-    /// Starts the Runtime API; `spec` is the function's process, without the API's variables.
-    ///
-    /// # Errors
-    /// If no port can be had.
-    pub async fn start(mut spec: Spec) -> Result<Self> {
+/// The Runtime API and the one process that uses it. They go together: the simulator would hand
+/// the next invocation to the connection of a process that has died.
+struct Environment {
+    simulator: Simulator,
+    process: Process,
+}
+
+impl Environment {
+    async fn start(spec: &Spec) -> Result<Self> {
         let simulator = Simulator::builder()
             .function_name("invoker")
             .region(crate::table::REGION)
             .invocation_timeout(TIMEOUT)
             .build()
             .await?;
+        let mut spec = spec.clone();
         // The simulator would replace the search paths, too.
         let own = ["PATH", "LD_LIBRARY_PATH", "LANG", "TZ"];
         let variables = simulator.lambda_env_vars().into_iter();
         spec.environment.extend(variables.filter(|(name, _)| !own.contains(&name.as_str())));
         let (process, _) = Process::start(&spec)?;
-        let process_id = AtomicI32::new(process.id());
-        Ok(Self { simulator, spec, process: Mutex::new(Some(process)), process_id })
+        Ok(Self { simulator, process })
+    }
+}
+
+impl Lambda {
+    /// Starts the function; `spec` is its process, without the Runtime API's variables.
+    ///
+    /// # Errors
+    /// If no port can be had or the process cannot be started.
+    pub async fn start(spec: Spec) -> Result<Self> {
+        let environment = Environment::start(&spec).await?;
+        let process_id = AtomicI32::new(environment.process.id());
+        Ok(Self { spec, environment: Mutex::new(Some(environment)), process_id })
     }
 
     /// Invokes the function and waits for its answer.
@@ -54,26 +68,24 @@ impl Lambda {
     /// Functions reports them.
     pub async fn invoke(&self, payload: Value) -> Result<Value, ServiceError> {
         // One at a time: there is one execution environment.
-        let mut slot = self.process.lock().await;
-        let process = match slot.take() {
-            Some(process) => process,
-            None => {
-                Process::start(&self.spec)
-                    .map_err(|error| function_error("Runtime.ExitError", &error.to_string()))?
-                    .0
-            }
+        let mut slot = self.environment.lock().await;
+        let environment = match slot.take() {
+            Some(environment) if !environment.process.has_ended() => environment,
+            _ => Environment::start(&self.spec)
+                .await
+                .map_err(|error| function_error("Runtime.ExitError", &error.to_string()))?,
         };
+        let Environment { simulator, process } = slot.insert(environment);
         self.process_id.store(process.id(), Ordering::Relaxed);
-        let process = slot.insert(process);
         let deadline = Instant::now() + TIMEOUT;
         let invocation = InvocationBuilder::new()
             .payload(payload)
             .timeout_ms(u64::try_from(TIMEOUT.as_millis()).unwrap_or(u64::MAX))
             .build()
             .map_err(|error| function_error("Lambda.Unknown", &error.to_string()))?;
-        let id = self.simulator.enqueue(invocation).await;
+        let id = simulator.enqueue(invocation).await;
         let failure = loop {
-            let state = self.simulator.get_invocation_state(&id).await;
+            let state = simulator.get_invocation_state(&id).await;
             match state.map(|state| (state.status, state.response, state.error)) {
                 Some((InvocationStatus::Success, Some(response), _)) => return Ok(response.payload),
                 Some((InvocationStatus::Error, _, Some(error))) => {
@@ -92,9 +104,16 @@ impl Lambda {
                 break function_error("Sandbox.Timedout", &message);
             }
         };
-        // Dropping the process kills it; the next invocation starts another one.
+        // Dropping the process kills it; the next invocation gets a new environment.
         *slot = None;
         Err(failure)
+    }
+
+    /// Resolves when the process that was started last has ended. Invocations wait for it.
+    pub async fn ended(&self) {
+        if let Some(environment) = self.environment.lock().await.as_ref() {
+            environment.process.ended().await;
+        }
     }
 
     /// The id of the process that was started last.
@@ -105,10 +124,10 @@ impl Lambda {
 
     /// Stops the function and the Runtime API.
     pub async fn stop(self) {
-        if let Some(process) = self.process.into_inner() {
+        if let Some(Environment { simulator, process }) = self.environment.into_inner() {
             process.stop().await;
+            simulator.shutdown().await;
         }
-        self.simulator.shutdown().await;
     }
 }
 

@@ -21,6 +21,7 @@ const STOP_DEADLINE: Duration = Duration::from_secs(12);
 const START_DEADLINE: Duration = Duration::from_secs(30);
 
 /// What a child is started with.
+#[derive(Clone)]
 pub struct Spec {
     /// The executable: this one.
     pub program: PathBuf,
@@ -95,6 +96,12 @@ impl Process {
         status.ok().and_then(|status| status.clone()).unwrap_or_default()
     }
 
+    /// Whether the child has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.ended.borrow().is_some()
+    }
+
     /// The child's process id.
     #[must_use]
     pub fn id(&self) -> i32 {
@@ -103,7 +110,7 @@ impl Process {
 
     /// Stops the child: SIGTERM, and SIGKILL to its group if that does not help.
     pub async fn stop(self) {
-        if self.ended.borrow().is_none() {
+        if !self.has_ended() {
             let _ = kill(self.group, Signal::SIGTERM);
             if tokio::time::timeout(STOP_DEADLINE, self.ended()).await.is_err() {
                 let _ = killpg(self.group, Signal::SIGKILL);
@@ -115,7 +122,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if self.ended.borrow().is_none() {
+        if !self.has_ended() {
             let _ = killpg(self.group, Signal::SIGKILL);
         }
     }

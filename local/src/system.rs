@@ -129,6 +129,11 @@ impl System {
         self.agent.as_ref().map(Process::id)
     }
 
+    /// Resolves when the invoker that was started last has ended.
+    pub async fn invoker_ended(&self) {
+        self.lambda.ended().await;
+    }
+
     /// The process id of the invoker that was started last.
     #[must_use]
     pub fn invoker_process_id(&self) -> i32 {

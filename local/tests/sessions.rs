@@ -169,7 +169,12 @@ async fn a_lambda_that_crashes_is_monitored_and_replaced() {
     drop(listener);
     let next = execution(json!({}));
     assert_eq!(failure(stack.system.run(&next).await).0, "RuntimeClientError");
-    assert_ne!(stack.system.invoker_process_id(), first);
+    let second = stack.system.invoker_process_id();
+    assert_ne!(second, first);
+    // One that dies between two invocations is replaced too, and no session notices.
+    kill(Pid::from_raw(second), Signal::SIGKILL).unwrap();
+    stack.system.invoker_ended().await;
+    assert_eq!(failure(stack.system.run(&execution(json!({}))).await).0, "RuntimeClientError");
     stack.system.stop().await;
 }
 
