@@ -143,7 +143,9 @@ impl Entrypoint {
         invocation_id: String,
         request: Result<Request, Refusal>,
     ) -> Result<Bytes, Refusal> {
-        let journal = self.journal.session(session_id, invocation_id, Source::Agent);
+        let trace_id = request.as_ref().ok().and_then(|request| request.trace_id.clone());
+        let journal =
+            self.journal.session(session_id, invocation_id, Source::Agent).with_trace_id(trace_id);
         let after = request.as_ref().ok().and_then(|request| request.after);
         let draft = Draft::new(Status::AgentEntrypointStarted);
         let started = journal.append(draft, after, STARTED_DEADLINE).await;

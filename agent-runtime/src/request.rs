@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use journal::text::MAX_ID_BYTES;
 use journal::{InvalidSessionId, SessionId, Timestamp};
+use opentelemetry::trace::{SpanId, TraceId};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
@@ -14,8 +15,10 @@ pub(crate) struct Request {
     pub invocation_id: String,
     pub after: Option<Timestamp>,
     pub input: Value,
-    /// `SESSION_ID`, `INVOCATION_ID`, and `TRACEPARENT` if the caller sent one.
+    /// `SESSION_ID`, `INVOCATION_ID`, and `TRACEPARENT` if the caller sent a valid one.
     pub environment: BTreeMap<String, String>,
+    /// The trace of that `TRACEPARENT`.
+    pub trace_id: Option<String>,
 }
 
 /// A body that was not; its text is the answer's `error`, with 400.
@@ -72,8 +75,11 @@ pub(crate) fn parse(
         ("SESSION_ID".to_owned(), session_id.to_string()),
         ("INVOCATION_ID".to_owned(), invocation_id.clone()),
     ]);
-    environment.extend(traceparent.map(|value| ("TRACEPARENT".to_owned(), value)));
-    Ok(Request { session_id, invocation_id, after, input, environment })
+    let trace_id = traceparent.as_deref().and_then(trace_id);
+    if trace_id.is_some() {
+        environment.extend(traceparent.map(|value| ("TRACEPARENT".to_owned(), value)));
+    }
+    Ok(Request { session_id, invocation_id, after, input, environment, trace_id })
 }
 
 type Envelope = (Value, String, Option<Timestamp>, Option<String>);
@@ -116,10 +122,21 @@ fn open(mut envelope: Map<String, Value>, session_id: &SessionId) -> Result<Enve
     }
     let traceparent = match take("trace").as_ref().and_then(|trace| trace.get("traceparent")) {
         None => None,
-        Some(Value::String(value)) if is_id(value) => Some(value.clone()),
+        Some(Value::String(value)) => Some(value.clone()),
         Some(_) => return Err(BadRequest::Field("trace", "must hold \"traceparent\" as a text")),
     };
     Ok((input, invocation_id, after, traceparent))
+}
+
+/// The trace id of a W3C `traceparent` (`00-{trace id}-{span id}-{flags}`). As that standard says,
+/// one that is not valid is ignored.
+fn trace_id(traceparent: &str) -> Option<String> {
+    let mut parts = traceparent.split('-');
+    let trace = parts.nth(1).filter(|id| id.len() == 32)?;
+    let span = parts.next().filter(|id| id.len() == 16)?;
+    let trace = TraceId::from_hex(trace).ok().filter(|&id| id != TraceId::INVALID)?;
+    SpanId::from_hex(span).ok().filter(|&id| id != SpanId::INVALID)?;
+    Some(trace.to_string())
 }
 
 /// Whether a caller's text may become an attribute of an event and an environment variable.
@@ -132,6 +149,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     const ID: &str = "session-2026-11-23-0123456789-abcdef";
 
     fn id() -> SessionId {
@@ -157,13 +175,30 @@ mod tests {
     fn an_envelope_is_opened() {
         let request = read(json!({
             "input": {"prompt": "hi"}, "invocation_id": "run-1", "after": "2026-11-23T02:45:00.120000Z",
-            "environment": {"SESSION_ID": ID}, "trace": {"traceparent": "00-1-2-01"},
+            "environment": {"SESSION_ID": ID}, "trace": {"traceparent": TRACEPARENT},
         }))
         .unwrap();
         assert_eq!(request.input, json!({"prompt": "hi"}));
         assert_eq!(request.invocation_id, "run-1");
         assert_eq!(request.after.unwrap().to_string(), "2026-11-23T02:45:00.120000Z");
-        assert_eq!(request.environment["TRACEPARENT"], "00-1-2-01");
+        assert_eq!(request.environment["TRACEPARENT"], TRACEPARENT);
+        assert_eq!(request.trace_id.as_deref(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
+    }
+
+    #[test]
+    fn a_traceparent_that_is_not_valid_is_ignored() {
+        for traceparent in [
+            "",
+            "00-1-2-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e473x-00f067aa0ba902b7-01",
+        ] {
+            let trace = json!({"traceparent": traceparent});
+            let request = read(json!({"input": 1, "invocation_id": "r", "trace": trace})).unwrap();
+            assert_eq!(request.trace_id, None, "{traceparent}");
+            assert!(!request.environment.contains_key("TRACEPARENT"));
+        }
     }
 
     #[test]

@@ -19,9 +19,10 @@ fn calm_host() -> Host {
 async fn a_task_is_journaled_from_its_first_event_to_its_last() {
     let (host, id) = (calm_host(), session_id());
     let after = "2026-11-23T02:45:00.120000Z";
+    let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let body = json!({
         "input": {"do": "environment"}, "invocation_id": "run-1", "after": after,
-        "environment": {"SESSION_ID": id}, "trace": {"traceparent": "00-1-2-01"},
+        "environment": {"SESSION_ID": id}, "trace": {"traceparent": traceparent},
     });
     let answer = host.post(&id, body.to_string()).await;
     assert_eq!(answer.status(), 200);
@@ -38,6 +39,8 @@ async fn a_task_is_journaled_from_its_first_event_to_its_last() {
         ]
     );
     assert!(events.iter().all(|event| event.invocation_id == "run-1" && event.source == "agent"));
+    let trace = Some("4bf92f3577b34da6a3ce929d0e0e4736");
+    assert!(events.iter().all(|event| event.trace_id.as_deref() == trace));
     assert_eq!(answer["status"], "started");
     assert_eq!(answer["session_id"], json!(id));
     assert_eq!(answer["after"], events[1].timestamp);
@@ -45,7 +48,7 @@ async fn a_task_is_journaled_from_its_first_event_to_its_last() {
     let seen: Value = serde_json::from_str(events[2].result.as_deref().unwrap()).unwrap();
     assert_eq!(
         seen,
-        json!({"SESSION_ID": id, "INVOCATION_ID": "run-1", "TRACEPARENT": "00-1-2-01"})
+        json!({"SESSION_ID": id, "INVOCATION_ID": "run-1", "TRACEPARENT": traceparent})
     );
 }
 

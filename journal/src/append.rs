@@ -38,6 +38,7 @@ pub struct SessionJournal {
     session_id: SessionId,
     invocation_id: String,
     source: Source,
+    trace_id: Option<String>,
 }
 
 /// The event is not, or not certainly, in the table.
@@ -111,7 +112,13 @@ impl SessionJournal {
         invocation_id: String,
         source: Source,
     ) -> Self {
-        Self { journal, session_id, invocation_id, source }
+        Self { journal, session_id, invocation_id, source, trace_id: None }
+    }
+
+    /// The same with the id of the active trace, which every event then carries.
+    #[must_use]
+    pub fn with_trace_id(self, trace_id: Option<String>) -> Self {
+        Self { trace_id, ..self }
     }
 
     /// The session.
@@ -242,7 +249,7 @@ impl SessionJournal {
             error_type,
             result: draft.result,
             result_truncated: draft.result_truncated,
-            trace_id: None,
+            trace_id: self.trace_id.as_deref().map(|id| truncate(id, MAX_ID_BYTES).to_owned()),
             expires_at: retention
                 .map(|days| self.journal.now().as_micros() / 1_000_000 + days * SECONDS_PER_DAY),
             extra: std::collections::BTreeMap::new(),
