@@ -17,6 +17,9 @@ const STARTED_DEADLINE: Duration = Duration::from_secs(10);
 /// What the call leaves of the function's time for the event that says how it went.
 const RESERVE: Duration = Duration::from_secs(5);
 
+/// How long that event is tried: the function has to answer within its time, too.
+const OUTCOME_DEADLINE: Duration = Duration::from_secs(4);
+
 /// What the workflow asks for.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Request {
@@ -132,7 +135,7 @@ impl Handler {
                 Err(HandlerError::NotInvoked { error_type, message }),
             ),
         };
-        let after = journal.append(draft, Some(after), RESERVE).await.unwrap_or_else(|error| {
+        let after = journal.append(draft, Some(after), OUTCOME_DEADLINE).await.unwrap_or_else(|error| {
             // What the agent itself journals decides the session; the caller gets the truth.
             let error = display_chain(&error);
             tracing::error!(%session_id, "the outcome of the call is not in the journal: {error}");

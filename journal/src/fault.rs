@@ -72,9 +72,9 @@ impl SdkFault {
     where
         E: ProvideErrorMetadata + Error + 'static,
     {
-        // Without any provider of credentials, the SDK's error has no public type.
+        // Without a provider of credentials, or with one that hangs, the cause has no public type.
         let credentials = chain(error).any(|cause| {
-            cause.is::<CredentialsError>() || cause.to_string().contains("no identity resolver")
+            cause.is::<CredentialsError>() || cause.to_string().contains("identity resolver")
         });
         let refused = chain(error)
             .filter_map(|cause| cause.downcast_ref::<std::io::Error>())

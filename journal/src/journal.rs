@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
-use aws_sdk_dynamodb::config::{Builder, retry::RetryConfig};
+use aws_sdk_dynamodb::config::{Builder, IdentityCache, retry::RetryConfig};
 use chrono::{DateTime, TimeDelta, Utc};
 use lru::LruCache;
 
@@ -16,7 +16,10 @@ const SESSIONS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 /// Longest wait for the answer to one request. An answer that is later may still mean success.
 const READ_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Longest attempt of one request, fetching credentials (which the SDK gives 5 s) included.
+/// Longest wait for credentials. The SDK would wait some 20 s, and call it a slow request.
+const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest attempt of one request, fetching credentials included.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// A timestamp this far ahead of the own clock is an error of its writer, not a clock skew.
@@ -48,7 +51,12 @@ impl Journal {
             .read_timeout(READ_TIMEOUT)
             .operation_attempt_timeout(ATTEMPT_TIMEOUT)
             .build();
-        let config = config.retry_config(RetryConfig::disabled()).timeout_config(timeouts).build();
+        let identities = IdentityCache::lazy().load_timeout(CREDENTIALS_TIMEOUT).build();
+        let config = config
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(timeouts)
+            .identity_cache(identities)
+            .build();
         Self {
             client: Client::from_conf(config),
             settings: Arc::new(settings),

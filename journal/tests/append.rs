@@ -180,6 +180,20 @@ async fn missing_credentials_and_a_missing_table_are_what_the_real_sdk_makes_of_
 }
 
 #[tokio::test(start_paused = true)]
+async fn credentials_that_do_not_come_are_missing_credentials() {
+    let dynamo = Dynamo::new(|_| Fault::None);
+    let hangs = provide_credentials_fn(std::future::pending);
+    let settings = Settings { table_name: "t".to_owned(), retention_days: None };
+    let journal = Journal::new(dynamo.config().credentials_provider(hangs), settings);
+    let start = Instant::now();
+    let error = writer(&journal).append(draft(), None, DEADLINE).await.unwrap_err();
+    assert!(matches!(error, AppendError::Refused { .. }), "{error:?}");
+    assert!(error.to_string().contains("no valid AWS credentials to use table t"), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+    assert!(dynamo.calls().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_terminal_event_outlasts_every_error_for_fifteen_minutes() {
     for fault in [Fault::Refused("AccessDeniedException"), Fault::ErrorBefore, Fault::NoConnection]
     {
