@@ -20,6 +20,9 @@ const STOP_DEADLINE: Duration = Duration::from_secs(12);
 /// How long the agent-runtime may take to listen.
 const START_DEADLINE: Duration = Duration::from_secs(30);
 
+/// How long a child that has ended is listened to.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// What a child is started with.
 #[derive(Clone)]
 pub struct Spec {
@@ -64,11 +67,13 @@ impl Process {
         let stderr = child.stderr.take().context("the child has no stderr")?;
         let id = child.id().and_then(|id| i32::try_from(id).ok()).context("the child has no id")?;
         let (said, listens) = oneshot::channel();
-        tokio::spawn(follow(stderr, log, spec.echo, said));
+        let logged = tokio::spawn(follow(stderr, log, spec.echo, said));
         let (ended, when_ended) = watch::channel(None);
         tokio::spawn(async move {
             let status = child.wait().await;
             drop(stdin);
+            // Its last words say why; they are in the log before its end is told.
+            let _ = tokio::time::timeout(LAST_WORDS, logged).await;
             ended.send_replace(Some(
                 status.map_or_else(|error| error.to_string(), |s| s.to_string()),
             ));
