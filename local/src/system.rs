@@ -203,6 +203,8 @@ fn spec<const N: usize>(
     let shared = [
         ("JOURNAL_TABLE_NAME", TABLE_NAME.to_owned()),
         ("AWS_ENDPOINT_URL_DYNAMODB", table.endpoint()),
+        // A user's setting must not lead the children to the real AWS.
+        ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "false".to_owned()),
         ("AWS_REGION", REGION.to_owned()),
         ("AWS_ACCESS_KEY_ID", CREDENTIAL.to_owned()),
         ("AWS_SECRET_ACCESS_KEY", CREDENTIAL.to_owned()),
