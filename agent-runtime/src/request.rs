@@ -131,9 +131,13 @@ fn open(mut envelope: Map<String, Value>, session_id: &SessionId) -> Result<Enve
 /// The trace id of a W3C `traceparent` (`00-{trace id}-{span id}-{flags}`). As that standard says,
 /// one that is not valid is ignored.
 fn trace_id(traceparent: &str) -> Option<String> {
-    let mut parts = traceparent.split('-');
-    let trace = parts.nth(1).filter(|id| id.len() == 32)?;
-    let span = parts.next().filter(|id| id.len() == 16)?;
+    let hex = |part: &str| part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    let parts = Vec::from_iter(traceparent.split('-'));
+    let [version, trace, span, flags] = parts.as_slice() else { return None };
+    let lengths = [version.len(), trace.len(), span.len(), flags.len()];
+    if lengths != [2, 32, 16, 2] || *version == "ff" || !parts.iter().all(|part| hex(part)) {
+        return None;
+    }
     let trace = TraceId::from_hex(trace).ok().filter(|&id| id != TraceId::INVALID)?;
     SpanId::from_hex(span).ok().filter(|&id| id != SpanId::INVALID)?;
     Some(trace.to_string())
@@ -193,6 +197,10 @@ mod tests {
             "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
             "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
             "00-4bf92f3577b34da6a3ce929d0e0e473x-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\0",
+            "0\0-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-01",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
         ] {
             let trace = json!({"traceparent": traceparent});
             let request = read(json!({"input": 1, "invocation_id": "r", "trace": trace})).unwrap();

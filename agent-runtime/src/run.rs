@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use actix::System;
 use journal::Journal;
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -42,7 +43,9 @@ pub fn run_command() -> ExitCode {
 }
 
 fn host(settings: Settings, agent: impl Agent) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // Leaked: its drop would wait for whatever still blocks, such as a name that does not resolve.
+    let runtime: &'static Runtime =
+        Box::leak(Box::new(Builder::new_multi_thread().enable_all().build()?));
     System::with_tokio_rt(|| runtime).block_on(async {
         let (mut terminate, mut interrupt) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -80,7 +83,11 @@ fn bad_environment(error: &journal::SettingError) -> ExitCode {
 fn init_logs() {
     let filter = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::new("info,actix_server=warn"));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        // It would report a closed stderr on stderr, and panic.
+        .log_internal_errors(false);
     // A logger that is already set, as in a test, is kept.
     let _ = if std::io::stderr().is_terminal() { logs.try_init() } else { logs.json().try_init() };
 }

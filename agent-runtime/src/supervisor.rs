@@ -106,7 +106,6 @@ impl Supervisor {
             journal: start.journal,
             agent: Arc::clone(&self.agent),
             agents: self.agents.clone(),
-            invocation: start.invocation,
             after: start.after,
             abort: abort.clone(),
             give_up: self.give_up.clone(),
@@ -114,7 +113,7 @@ impl Supervisor {
         };
         let supervisor = supervisor.downgrade();
         self.tasks.spawn(async move {
-            task.run(started).await;
+            task.run(start.invocation, started).await;
             if let Some(supervisor) = supervisor.upgrade() {
                 supervisor.do_send(Ended(id));
             }

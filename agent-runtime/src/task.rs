@@ -27,7 +27,6 @@ pub(crate) struct Task {
     /// The runtime on which agents run, apart from the journal's: an agent that blocks its thread
     /// must not keep an event from being written.
     pub agents: Handle,
-    pub invocation: Invocation,
     /// AGENT_ENTRYPOINT_STARTED, the cause of this task.
     pub after: Timestamp,
     /// Cancelled by the worker actor's drop: stop the agent.
@@ -39,22 +38,26 @@ pub(crate) struct Task {
 
 impl Task {
     /// Runs the agent from its first event to its last. `started` learns whether it was started.
-    pub(crate) async fn run(self, started: oneshot::Sender<Result<Timestamp, AppendError>>) {
+    pub(crate) async fn run(
+        self,
+        invocation: Invocation,
+        started: oneshot::Sender<Result<Timestamp, AppendError>>,
+    ) {
         let draft = Draft::new(Status::AgentBackgroundTaskStarted);
         let durable = self.journal.append(draft, Some(self.after), STARTED_DEADLINE).await;
         let after = durable.as_ref().ok().copied();
         // The caller may have gone away; the task runs all the same.
         let _ = started.send(durable);
         if after.is_some() {
-            let outcome = self.outcome().await;
+            let outcome = self.outcome(invocation).await;
             self.end(&outcome, after).await;
         }
         drop(self.busy);
     }
 
-    async fn outcome(&self) -> Outcome {
-        let context = self.invocation.context.clone();
-        let mut agent = self.agents.spawn((self.agent)(self.invocation.clone()));
+    async fn outcome(&self, invocation: Invocation) -> Outcome {
+        let context = invocation.context.clone();
+        let mut agent = self.agents.spawn((self.agent)(invocation));
         let abort = agent.abort_handle();
         let work = async {
             let outcome = (&mut agent).await.map_err(not_joined)??;

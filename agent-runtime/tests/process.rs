@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -305,6 +305,43 @@ async fn sigterm_while_the_journal_is_down_ends_within_ten_seconds_and_logs_the_
 }
 
 #[tokio::test]
+async fn a_log_that_nobody_reads_changes_nothing_in_the_journal() {
+    let table = Table::open(None, 0).await.unwrap();
+    let mut child = Command::new(PROGRAM)
+        .envs([("JOURNAL_TABLE_NAME", TABLE_NAME), ("HOST", "127.0.0.1"), ("PORT", "0")])
+        .envs([("AWS_ACCESS_KEY_ID", CREDENTIAL), ("AWS_SECRET_ACCESS_KEY", CREDENTIAL)])
+        .envs([("AWS_REGION", REGION), ("AGENT_COMMAND", "sh -c 'echo word >&2; echo 7'")])
+        .env("AWS_ENDPOINT_URL_DYNAMODB", table.endpoint())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = std::io::BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut stderr, &mut line).unwrap();
+    let listening: Value = serde_json::from_str(&line).unwrap();
+    let url = format!("http://{}/invocations", listening["fields"]["address"].as_str().unwrap());
+    drop(stderr);
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let (id, refused) = (session_id(), session_id());
+    for (id, body, status) in [(&id, "{}", 200), (&refused, "no JSON", 400)] {
+        let answer = client.post(&url).header(SESSION_HEADER, id.as_str()).body(body).send().await;
+        assert_eq!(answer.unwrap().status(), status);
+    }
+    let journal = table.journal();
+    let last = eventually("a terminal event", async || {
+        journal.events(&id).await.unwrap().into_iter().nth(2)
+    })
+    .await;
+    assert_eq!(last.status.as_str(), "AGENT_BACKGROUND_TASK_COMPLETED", "{last:?}");
+    assert_eq!(
+        journal.events(&refused).await.unwrap()[1].status.as_str(),
+        "AGENT_ENTRYPOINT_FAILED"
+    );
+    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[tokio::test]
 async fn without_credentials_an_invocation_fails_fast_and_says_so() {
     let none = [
         ("AWS_EC2_METADATA_DISABLED", "true"),
@@ -342,5 +379,4 @@ fn a_port_in_use_is_one_clear_line() {
         stderr.contains(&format!("cannot listen on 127.0.0.1:{port}: Address already in use")),
         "{stderr}"
     );
-    assert!(Path::new(PROGRAM).exists());
 }

@@ -65,7 +65,7 @@ pub(crate) async fn invoke(
         let fault = SdkFault::new(&error);
         let service = error.as_service_error();
         let retryable = matches!(fault.kind, FaultKind::Throttled | FaultKind::NotConnected)
-            || error.raw_response().is_some_and(|answer| answer.status().is_server_error())
+            || service.is_some_and(|service| service.is_internal_server_exception())
             || service.is_some_and(|service| service.is_retryable_conflict_exception());
         if retryable && attempt < ATTEMPTS {
             tracing::warn!(%session_id, attempt, "InvokeAgentRuntime will be retried: {fault}");
@@ -75,10 +75,11 @@ pub(crate) async fn invoke(
             continue;
         }
         let code = service.and_then(|service| service.meta().code());
-        return Err(match (fault.kind.clone(), code) {
+        return Err(match (&fault.kind, code) {
             (FaultKind::Credentials, _) => definite(SdkFault::CREDENTIALS_ERROR, &fault),
             (FaultKind::NotConnected, _) => definite("NotConnected", &fault),
             (_, Some(code)) => definite(code, &fault),
+            (FaultKind::Refused { code }, None) => definite(code, &fault),
             (_, None) => Failure::Unknown(fault.to_string()),
         });
     }

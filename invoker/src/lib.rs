@@ -5,9 +5,9 @@
 //!
 //! | InvokeAgentRuntime | then |
 //! |---|---|
-//! | 409 RetryableConflict, 429, 5xx, no connection | again, with the same session, a few times |
+//! | 409 RetryableConflict, 429, 500, no connection | again, with the same session, a few times |
 //! | 400, 402, 403, 404, 424, no credentials, or the retries spent | AGENT_INVOCATION_FAILED, and the function fails with the code as `errorType` |
-//! | timeout, cut connection or response | AGENT_INVOCATION_FAILED with `OutcomeUnknown`, and the function *succeeds* without a status code: the agent may be running, so the workflow has to look |
+//! | timeout, cut connection or response, an answer that is not AgentCore's (502, 504) | AGENT_INVOCATION_FAILED with `OutcomeUnknown`, and the function *succeeds* without a status code: the agent may be running, so the workflow has to look |
 //!
 //! `handler` is the function, `invoke` the call, `run` the process around them.
 

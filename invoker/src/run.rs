@@ -27,7 +27,13 @@ pub fn run() -> ExitCode {
         }
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .json()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        // It would report a closed stderr on stderr, and panic.
+        .log_internal_errors(false)
+        .init();
     match serve(settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -243,6 +243,17 @@ async fn a_passing_failure_is_retried_with_the_same_session_and_journaled_once()
 }
 
 #[tokio::test]
+async fn an_answer_that_is_not_agentcores_is_definite_for_4xx_and_unknown_for_5xx() {
+    let page = |status| Answer::Status(status, "", "<html>".to_owned());
+    let outcome = run_calmly(vec![page(403)]).await;
+    assert_eq!(outcome.statuses()[1], "AGENT_INVOCATION_FAILED");
+    assert_eq!(outcome.diagnostic().error_type, "HTTP403");
+    let outcome = run_calmly(vec![page(504)]).await;
+    assert_eq!(outcome.events[1].error_type.as_deref(), Some("OutcomeUnknown"));
+    assert_eq!(outcome.result.unwrap().status_code, None);
+}
+
+#[tokio::test]
 async fn an_ambiguous_failure_returns_and_says_that_the_outcome_is_unknown() {
     for (answer, left) in [
         (Answer::Cut, Duration::from_secs(120)),

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io;
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
@@ -76,18 +77,25 @@ impl SdkFault {
         let credentials = chain(error).any(|cause| {
             cause.is::<CredentialsError>() || cause.to_string().contains("identity resolver")
         });
-        let refused = chain(error)
-            .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
-            .any(|io| io.kind() == std::io::ErrorKind::ConnectionRefused);
+        // The HTTP client says by text alone that it failed before it could send.
+        let unsent = chain(error).any(|cause| {
+            let refused = cause
+                .downcast_ref::<io::Error>()
+                .is_some_and(|io| io.kind() == io::ErrorKind::ConnectionRefused);
+            let text = cause.to_string();
+            refused || text.contains("client error (Connect)") || text.contains("connect timeout")
+        });
         let code = error.as_service_error().and_then(|service| service.code());
         let status = error.raw_response().map(|response| response.status().as_u16());
         let kind = match (code, status) {
             _ if credentials => FaultKind::Credentials,
-            _ if refused => FaultKind::NotConnected,
+            _ if unsent => FaultKind::NotConnected,
             (Some(code), _) if CREDENTIAL_CODES.contains(&code) => FaultKind::Credentials,
             (Some(code), _) if THROTTLING_CODES.contains(&code) => FaultKind::Throttled,
             (_, Some(429)) => FaultKind::Throttled,
-            (Some(code), Some(400..=499)) => FaultKind::Refused { code: code.to_owned() },
+            (code, Some(status @ 400..=499)) => {
+                FaultKind::Refused { code: code.map_or(format!("HTTP{status}"), str::to_owned) }
+            }
             _ => FaultKind::Ambiguous,
         };
         let message = error.as_service_error().and_then(|service| service.message());

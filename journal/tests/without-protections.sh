@@ -37,9 +37,9 @@ without 'the condition' $append 's/\.condition_expression\("attribute_not_exists
 without 'the EventId comparison' $append 's/Put::Conflict\(Some\(id\)\) if id == event\.event_id => return Ok\(time\),//' journal append
 without 'the tick' journal/src/timestamp.rs 's/saturating_add\(1\)/saturating_add(0)/' journal append colliding
 without 'after' journal/src/journal.rs 's/\.max\(after\)//' journal append
-without 'STARTED before the run' agent-runtime/src/task.rs 's/(let durable = )(self\.journal\.append\(draft, Some\(self\.after\), STARTED_DEADLINE\))\.await;/let _early = self.agents.spawn((self.agent)(self.invocation.clone()));\n        $1$2.await;/' agent-runtime tasks
+without 'STARTED before the run' agent-runtime/src/task.rs 's/(let durable = )(self\.journal\.append\(draft, Some\(self\.after\), STARTED_DEADLINE\))\.await;/let _early = self.agents.spawn((self.agent)(invocation.clone()));\n        $1$2.await;/' agent-runtime tasks
 without 'the retry of a terminal event' $append 's/\(refused && !terminal\)/refused/' journal append
-without 'the panic boundary' agent-runtime/src/task.rs 's/self\.agents\.spawn\(\(self\.agent\)\(self\.invocation\.clone\(\)\)\)/Box::pin(async { Ok::<_, tokio::task::JoinError>((self.agent)(self.invocation.clone()).await) })/; s/let abort = agent\.abort_handle\(\);//; s/abort\.abort\(\);//; s/!agent\.is_finished\(\) && //; s/\(&mut agent\)/agent.as_mut()/' agent-runtime tasks every_way
+without 'the panic boundary' agent-runtime/src/task.rs 's/self\.agents\.spawn\(\(self\.agent\)\(invocation\)\)/Box::pin(async { Ok::<_, tokio::task::JoinError>((self.agent)(invocation).await) })/; s/let abort = agent\.abort_handle\(\);//; s/abort\.abort\(\);//; s/!agent\.is_finished\(\) && //; s/\(&mut agent\)/agent.as_mut()/' agent-runtime tasks every_way
 without 'the deduplication' agent-runtime/src/supervisor.rs 's/match self\.answers\.get\(&run\) \{/match None::<&(Uuid, Answer)> {/' agent-runtime tasks
 without 'the pagination' journal/src/read.rs 's/page\.last_evaluated_key\.map_or\(Next::Done, Next::After\)/Next::Done/' journal read
 exit $unmissed

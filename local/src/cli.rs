@@ -123,7 +123,10 @@ async fn show(system: &System, session_id: &SessionId, execution: &Execution) ->
     shown.print(journal.events(session_id).await?)?;
     let code = match &outcome {
         Outcome::Succeeded(result) => {
-            writeln!(out, "\nThe session completed. Result:\n{result:#}")?;
+            writeln!(out, "\nThe session completed. Result:")?;
+            for line in format!("{result:#}").lines() {
+                writeln!(out, "{}", timeline::escape(line))?;
+            }
             ExitCode::SUCCESS
         }
         Outcome::Failed { error, cause } => {

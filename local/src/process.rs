@@ -143,8 +143,9 @@ fn open_log(path: &Path) -> Result<File> {
 /// Copies the child's log, and tells the address that it says it listens on.
 async fn follow(stderr: ChildStderr, mut log: File, echo: bool, said: oneshot::Sender<String>) {
     let mut said = Some(said);
-    let mut lines = BufReader::new(stderr).lines();
-    while let Ok(Some(line)) = lines.next_line().await {
+    let mut lines = BufReader::new(stderr).split(b'\n');
+    while let Ok(Some(line)) = lines.next_segment().await {
+        let line = String::from_utf8_lossy(&line);
         if said.is_some()
             && let Some(address) = listening(&line)
         {

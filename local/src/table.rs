@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use aws_sdk_dynamodb::config::{BehaviorVersion, Builder, Credentials, Region};
@@ -84,10 +85,12 @@ impl Table {
         Journal::new(self.client_config(), settings)
     }
 
-    /// Stops the server after the requests that are under way.
+    /// Stops the server after the requests that are under way, which get a second.
     pub async fn close(mut self) {
         drop(self.stop.take());
-        let _ = self.server.await;
+        if tokio::time::timeout(Duration::from_secs(1), &mut self.server).await.is_err() {
+            self.server.abort();
+        }
     }
 }
 

@@ -254,8 +254,15 @@ async fn the_terminal_event_is_found_behind_a_megabyte_of_newer_events() {
             after = Some(notes.append(note, after, Duration::from_secs(9)).await.unwrap());
         }
     };
-    let (outcome, ()) = tokio::join!(stack.system.run(&run), flood);
+    let pages = AtomicU32::new(0);
+    let counting = Faulty(&stack.system, |_, arguments: &Value| {
+        let further = arguments.get("ExclusiveStartKey").is_some();
+        pages.fetch_add(u32::from(further), Ordering::Relaxed);
+        Break::No
+    });
+    let (outcome, ()) = tokio::join!(stack.system.run_with(&run, &counting), flood);
     assert_eq!(outcome, Outcome::Succeeded(json!(7)));
+    assert!(pages.load(Ordering::Relaxed) > 0, "no page was turned");
     stack.system.stop().await;
 }
 

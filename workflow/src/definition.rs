@@ -4,9 +4,9 @@ use thiserror::Error;
 /// The definition with its substitutions still to be made.
 pub const SOURCE: &str = include_str!("../session.asl.json");
 
-/// Polls that fit the 25,000 history events of an execution: 9 per poll, less what the rest of the
-/// session and its retries need.
-const MAX_POLL_ATTEMPTS: u32 = 2_700;
+/// Polls that fit the 25,000 history events of an execution: 9 per poll, and 7,000 for the retries
+/// of failed calls, because an execution that runs out of events ends without SESSION_FAILED.
+const MAX_POLL_ATTEMPTS: u32 = 2_000;
 
 /// What the definition is rendered with: the `DefinitionSubstitutions` of the template.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub struct Definition {
     pub poll_min_seconds: u32,
     /// `PollMaxSeconds`: the longest wait between two polls, in seconds.
     pub poll_max_seconds: u32,
-    /// `MaxPollAttempts`: polls after which the session is given up, at most 2,700.
+    /// `MaxPollAttempts`: polls after which the session is given up, at most 2,000.
     pub max_poll_attempts: u32,
 }
 
@@ -125,8 +125,8 @@ mod tests {
 
     #[test]
     fn a_number_out_of_bounds_and_a_broken_value_are_refused() {
-        let error = Definition { max_poll_attempts: 2_771, ..definition() }.render().unwrap_err();
-        assert_eq!(error.to_string(), "MaxPollAttempts is 2771: it must be from 1 to 2700");
+        let error = Definition { max_poll_attempts: 2_001, ..definition() }.render().unwrap_err();
+        assert_eq!(error.to_string(), "MaxPollAttempts is 2001: it must be from 1 to 2000");
         assert!(Definition { poll_min_seconds: 0, ..definition() }.render().is_err());
         assert!(Definition { poll_max_seconds: 1, ..definition() }.render().is_err());
         let quoted = Definition { journal_table_name: "a\"b".to_owned(), ..definition() };

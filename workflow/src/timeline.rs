@@ -19,12 +19,18 @@ pub fn line(event: &Event, start: Timestamp) -> String {
     line
 }
 
+/// Characters that turn the order of the text around them.
+const BIDIRECTIONAL: [char; 11] = [
+    '\u{200e}', '\u{200f}', '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}', '\u{2066}',
+    '\u{2067}', '\u{2068}', '\u{2069}',
+];
+
 /// The text with its control characters escaped, so that it cannot drive a terminal.
 #[must_use]
 pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
-        if character.is_control() {
+        if character.is_control() || BIDIRECTIONAL.contains(&character) {
             escaped.extend(character.escape_default());
         } else {
             escaped.push(character);
@@ -39,6 +45,7 @@ mod tests {
 
     #[test]
     fn control_characters_are_escaped() {
+        assert_eq!(escape("a\u{202e}b"), "a\\u{202e}b");
         assert_eq!(escape("a\x1b[31mred\nb\u{9b}é"), "a\\u{1b}[31mred\\nb\\u{9b}é");
     }
 }
