@@ -272,6 +272,7 @@ async fn an_ambiguous_failure_returns_and_says_that_the_outcome_is_unknown() {
 async fn without_credentials_nothing_is_sent_and_the_failure_says_so() {
     let dynamo = Dynamo::new(|_| Fault::Refused("ExpiredTokenException"));
     let outcome = run(&dynamo, vec![], request(), Duration::from_secs(120)).await;
+    assert!(outcome.requests.is_empty());
     let diagnostic = outcome.diagnostic();
     assert_eq!(diagnostic.error_type, "JournalError");
     assert!(
