@@ -3,7 +3,7 @@
 # fails. A protection that no test misses is reported and fails the script. Not part of CI.
 set -euo pipefail
 cd "$(git rev-parse --show-toplevel)"
-export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target/without-protections}
 copy=$(mktemp -d)
 trap 'git worktree remove --force "$copy"' EXIT
 git worktree add --quiet --detach "$copy" HEAD
