@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::text::{MAX_ERROR_MESSAGE_BYTES, MAX_ID_BYTES, MAX_RESULT_BYTES, truncate};
@@ -74,9 +74,9 @@ impl Draft {
 
 /// One immutable event, as it stands in the table.
 ///
-/// Serialises with the table's attribute names. An attribute that is absent, or is not of the type
-/// that the journal writes, reads as empty here and stays visible in [`Event::extra`].
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// Serialises to and from the table's attribute names. What something foreign wrote is kept: a text
+/// attribute of another type reads as its JSON, and what has no place here is in [`Event::extra`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Event {
     /// `SESSION#{session_id}`.
@@ -88,7 +88,6 @@ pub struct Event {
     /// When it happened; the text of a [`Timestamp`] unless something foreign wrote the item.
     pub timestamp: String,
     /// What happened.
-    #[serde(serialize_with = "as_text")]
     pub status: Status,
     /// Unique per transition; the same event retried keeps it.
     pub event_id: String,
@@ -106,7 +105,7 @@ pub struct Event {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result: Option<String>,
     /// Whether `result` was cut, and so is no JSON any more.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub result_truncated: bool,
     /// The trace in which it happened.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -117,10 +116,6 @@ pub struct Event {
     /// Attributes that this version does not know.
     #[serde(flatten)]
     pub extra: BTreeMap<String, Value>,
-}
-
-fn as_text<S: serde::Serializer>(status: &Status, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(status.as_str())
 }
 
 impl Event {
@@ -202,8 +197,12 @@ fn take<T>(
     Some(value)
 }
 
+/// A text attribute; one of another type as its JSON.
 fn take_text(item: &mut HashMap<String, AttributeValue>, name: &str) -> Option<String> {
-    take(item, name, |value| value.as_s().ok().cloned())
+    Some(match item.remove(name)? {
+        AttributeValue::S(text) => text,
+        other => to_json(other).to_string(),
+    })
 }
 
 fn to_json(value: AttributeValue) -> Value {
@@ -253,9 +252,10 @@ mod tests {
         let event = Event::from_item(item);
         assert_eq!(event.status, Status::Other("SOMETHING_NEW".into()));
         assert_eq!(event.timestamp, "2026-11-23T02:45:00.120000Z");
-        assert_eq!(event.source, "");
-        assert_eq!(event.extra["Source"], 7);
+        assert_eq!(event.source, "7");
         assert_eq!(event.extra["Progress"], serde_json::json!([true]));
         assert!(event.extra.contains_key("Blob"));
+        let line = serde_json::to_string(&event).unwrap();
+        assert_eq!(serde_json::from_str::<Event>(&line).unwrap(), event, "{line}");
     }
 }

@@ -1,11 +1,14 @@
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 macro_rules! statuses {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
         /// What an event says has happened.
         ///
         /// A reader keeps statuses that it does not know, as [`Status::Other`].
-        #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[serde(from = "String", into = "String")]
         pub enum Status {
             $($(#[$doc])* $name,)*
             /// A status that this version does not know.
@@ -65,6 +68,18 @@ impl Status {
     #[must_use]
     pub fn is_failure(&self) -> bool {
         self.as_str().ends_with("_FAILED")
+    }
+}
+
+impl From<String> for Status {
+    fn from(text: String) -> Self {
+        text.as_str().into()
+    }
+}
+
+impl From<Status> for String {
+    fn from(status: Status) -> Self {
+        status.as_str().to_owned()
     }
 }
 

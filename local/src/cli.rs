@@ -2,17 +2,20 @@ use std::collections::HashSet;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
-use journal::{Event, SessionId, Timestamp};
+use journal::{Event, SessionId};
 use local::asl::{Execution, Outcome};
+use local::step_functions::{STATE_MACHINE_ARN, StepFunctions};
 use local::system::{Options, System};
 use local::table::{CREDENTIAL, REGION, TABLE_NAME};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
+use workflow::history::runs;
 use workflow::timeline;
 
 /// How often the journal is read while a session is shown.
@@ -27,7 +30,7 @@ const MAX_POLL_ATTEMPTS: u32 = 600;
 pub struct Cli {
     /// What to tell the agent; the bundled one takes a path and counts the lines below it
     #[arg(default_value = ".")]
-    prompt: String,
+    prompt: Vec<String>,
     #[command(flatten)]
     agent: AgentArgs,
     #[command(subcommand)]
@@ -53,6 +56,9 @@ pub enum Command {
         /// Port of DynamoDB
         #[arg(long, default_value_t = 8000)]
         dynamodb_port: u16,
+        /// Port of Step Functions
+        #[arg(long, default_value_t = 8083)]
+        step_functions_port: u16,
     },
     #[command(name = local::system::AGENT, hide = true)]
     AgentRuntimeProcess,
@@ -66,10 +72,10 @@ pub fn run(cli: Cli) -> ExitCode {
     let result = tokio::runtime::Runtime::new().context("no runtime").and_then(|runtime| {
         runtime.block_on(async {
             match cli.command {
-                Some(Command::Up { agent, port, dynamodb_port }) => {
-                    up(agent, port, dynamodb_port).await
+                Some(Command::Up { agent, port, dynamodb_port, step_functions_port }) => {
+                    up(&options(agent, port, dynamodb_port, true)?, step_functions_port).await
                 }
-                _ => one_session(cli.agent, &cli.prompt).await,
+                _ => one_session(cli.agent, &cli.prompt.join(" ")).await,
             }
         })
     });
@@ -118,9 +124,9 @@ async fn show(system: &System, session_id: &SessionId, execution: &Execution) ->
             outcome = &mut run => break outcome,
             () = tokio::time::sleep(WATCH_INTERVAL) => {}
         }
-        shown.print(journal.events(session_id).await?)?;
+        shown.print(&journal.events(session_id).await?)?;
     };
-    shown.print(journal.events(session_id).await?)?;
+    shown.print(&journal.events(session_id).await?)?;
     let code = match &outcome {
         Outcome::Succeeded(result) => {
             writeln!(out, "\nThe session completed. Result:")?;
@@ -142,46 +148,40 @@ async fn show(system: &System, session_id: &SessionId, execution: &Execution) ->
     Ok(code)
 }
 
-/// The events that were printed. One that arrives late may sort before them.
+/// The events that were printed, by sort key. One that arrives late may sort before them.
 #[derive(Default)]
-struct Shown {
-    start: Option<Timestamp>,
-    keys: HashSet<String>,
-}
+struct Shown(HashSet<String>);
 
 impl Shown {
-    fn print(&mut self, events: Vec<Event>) -> io::Result<()> {
-        for event in events {
-            let time = event.timestamp.parse().ok();
-            let start = *self.start.get_or_insert(time.unwrap_or(chrono::Utc::now().into()));
-            if self.keys.insert(event.sort_key.clone()) {
-                writeln!(io::stdout(), "{}", timeline::line(&event, start))?;
+    fn print(&mut self, events: &[Event]) -> io::Result<()> {
+        for entry in runs(events).iter().flat_map(|run| &run.entries) {
+            if self.0.insert(entry.event.sort_key.clone()) {
+                writeln!(anstream::stdout(), "{}", timeline::line(entry))?;
             }
         }
         Ok(())
     }
 }
 
-async fn up(agent: AgentArgs, port: u16, dynamodb_port: u16) -> Result<ExitCode> {
+async fn up(options: &Options, step_functions_port: u16) -> Result<ExitCode> {
     let mut stop = Stop::new()?;
-    let system = System::start(&options(agent, port, dynamodb_port, true)?).await?;
-    let (address, endpoint) = (&system.agent_address, system.table.endpoint());
+    let system = Arc::new(System::start(options).await?);
+    let step_functions = StepFunctions::start(step_functions_port, Arc::clone(&system))?;
+    let (address, dynamodb) = (&system.agent_address, system.table.endpoint());
+    let workflow = step_functions.address;
     let session_id = Uuid::new_v4();
     println!(
-        "The agent's entrypoint is http://{address}, DynamoDB is {endpoint}.
+        "The agent's entrypoint is http://{address}, DynamoDB is {dynamodb}, Step Functions is http://{workflow}.
 
-Start a session:
-  curl -s http://{address}/invocations -H 'Content-Type: application/json' \\
-    -d '{{\"session_id\": \"{session_id}\", \"prompt\": \".\"}}'
+For the commands below and the AWS CLI, paste this into another terminal:
+  export AWS_ACCESS_KEY_ID={CREDENTIAL} AWS_SECRET_ACCESS_KEY={CREDENTIAL} AWS_REGION={REGION} AWS_DEFAULT_REGION={REGION} AWS_ENDPOINT_URL_DYNAMODB={dynamodb} AWS_ENDPOINT_URL_SFN=http://{workflow} JOURNAL_TABLE_NAME={TABLE_NAME} STATE_MACHINE_ARN={STATE_MACHINE_ARN}
 
-Ask whether it runs:
-  curl -s http://{address}/ping
+Start a session and watch it:
+  cargo run --bin session -- start --watch .
 
-Read its journal:
-  export AWS_ACCESS_KEY_ID={CREDENTIAL} AWS_SECRET_ACCESS_KEY={CREDENTIAL} AWS_DEFAULT_REGION={REGION}
-  aws dynamodb query --endpoint-url {endpoint} --table-name {TABLE_NAME} \\
-    --key-condition-expression 'PK = :session' \\
-    --expression-attribute-values '{{\":session\": {{\"S\": \"SESSION#{session_id}\"}}}}'
+Call the agent's entrypoint directly, and show what it journaled:
+  curl -s http://{address}/invocations -d '{{\"session_id\": \"{session_id}\", \"prompt\": \".\"}}'
+  cargo run --bin session -- events {session_id}
 
 Ctrl-C stops it."
     );
@@ -192,7 +192,10 @@ Ctrl-C stops it."
         }
         () = stop.requested() => ExitCode::SUCCESS,
     };
-    system.stop().await;
+    step_functions.stop().await;
+    if let Some(system) = Arc::into_inner(system) {
+        system.stop().await;
+    }
     Ok(code)
 }
 

@@ -1,7 +1,8 @@
 //! The whole system on one machine, offline, in one process tree.
 //!
 //! The real state machine, invoker, agent-runtime and journal, on engines that stand in for AWS:
-//! [`table`] for DynamoDB, [`asl`] for Step Functions, [`lambda`] for the Lambda Runtime API,
+//! [`table`] for DynamoDB, [`asl`] and [`step_functions`] for
+//! Step Functions, [`lambda`] for the Lambda Runtime API,
 //! [`front_door`] for AgentCore. [`system`] puts them together, [`process`] keeps the children.
 //!
 //! It is for developing and for tests: it checks no IAM permission, knows no account, and forgets
@@ -11,5 +12,6 @@ pub mod asl;
 pub mod front_door;
 pub mod lambda;
 pub mod process;
+pub mod step_functions;
 pub mod system;
 pub mod table;

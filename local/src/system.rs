@@ -1,5 +1,6 @@
 //! The whole system, put together.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -46,7 +47,7 @@ pub struct Options {
 pub struct System {
     /// The journal's table.
     pub table: Table,
-    /// Where `curl` reaches the entrypoint: `host:port`.
+    /// Where `curl` reaches the entrypoint: `host:port`; empty if the agent-runtime is not ours.
     pub agent_address: String,
     agent: Option<Process>,
     lambda: Lambda,
@@ -68,19 +69,16 @@ impl System {
         let (agent, listens) = Process::start(&spec(options, &table, AGENT, environment))?;
         let address =
             agent.address(listens).await.with_context(|| said_in(&options.logs, AGENT))?;
-        Self::around(options, table, address, Some(agent)).await
+        let front_door = front_door::start(&address)?;
+        let system = Self::around(options, table, front_door).await?;
+        Ok(Self { agent_address: address, agent: Some(agent), ..system })
     }
 
-    /// Starts the rest around a table and an agent-runtime that listens at `agent_address`.
+    /// Starts the rest around a table and an AgentCore whose front door is at this address.
     ///
     /// # Errors
     /// As [`System::start`].
-    pub async fn around(
-        options: &Options,
-        table: Table,
-        agent_address: String,
-        agent: Option<Process>,
-    ) -> Result<Self> {
+    pub async fn around(options: &Options, table: Table, front_door: SocketAddr) -> Result<Self> {
         let definition = Definition {
             journal_table_name: TABLE_NAME.to_owned(),
             invoker_function_arn: "invoker".to_owned(),
@@ -90,13 +88,12 @@ impl System {
             max_poll_attempts: options.max_poll_attempts,
         };
         let machine = StateMachine::load(&definition.render()?)?;
-        let front_door = front_door::start(&agent_address)?;
         let environment = [
             ("AGENT_RUNTIME_ARN", AGENT_RUNTIME_ARN.to_owned()),
             ("AWS_ENDPOINT_URL_BEDROCK_AGENTCORE", format!("http://{front_door}")),
         ];
         let lambda = Lambda::start(spec(options, &table, INVOKER, environment)).await?;
-        Ok(Self { table, agent_address, agent, lambda, machine })
+        Ok(Self { table, agent_address: String::new(), agent: None, lambda, machine })
     }
 
     /// The journal, for a reader.
@@ -112,7 +109,7 @@ impl System {
 
     /// The same with services of the caller's, such as this system's with faults.
     pub async fn run_with(&self, execution: &Execution, services: &impl Services) -> Outcome {
-        execution.run(&self.machine, services).await
+        execution.run(&self.machine, services).await.0
     }
 
     /// Resolves when the agent-runtime has ended although nobody stopped it, with how.

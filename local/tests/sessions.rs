@@ -9,13 +9,12 @@ use std::time::Duration;
 
 use agent_runtime::{Agent, AgentError, Invocation};
 use journal::{Draft, SessionId, Source, Status};
-use local::asl::{Execution, Outcome, Resource, ServiceError, Services};
-use local::system::System;
+use local::asl::{Execution, Outcome, Resource};
 use local::table::Table;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use support::{Stack, execution, failure};
+use support::{Break, Container, Faulty, Stack, execution, failure};
 
 const COMPLETED: [&str; 6] = [
     "SESSION_INITIATED",
@@ -100,24 +99,13 @@ impl Agent for Panics {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_that_panics_ends_in_session_failed_with_the_panics_text() {
     let table = Table::open(None, 0).await.unwrap();
-    let (listener, journal) =
-        (std::net::TcpListener::bind("127.0.0.1:0").unwrap(), table.journal());
-    let address = listener.local_addr().unwrap().to_string();
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let host = std::thread::spawn(|| {
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        actix::System::with_tokio_rt(|| runtime).block_on(async {
-            let shutdown = async { drop(stopped.await) };
-            agent_runtime::serve(listener, journal, 1_000, Panics, shutdown).await.unwrap();
-        });
-    });
-    let stack = Stack::around(table, &address, 600).await;
+    let container = Container::start(table.journal(), Panics);
+    let stack = Stack::around(table, &container.address, 600).await;
     let run = execution(json!({}));
     let (error, cause) = failure(stack.system.run(&run).await);
     assert_eq!((&*error, &*cause), ("Panic", "the agent panicked: out of luck"));
     assert_eq!(stack.statuses(&run.name).await.last().unwrap(), "SESSION_FAILED");
-    drop(stop);
-    tokio::task::spawn_blocking(|| host.join().unwrap()).await.unwrap();
+    container.stop().await;
     stack.system.stop().await;
 }
 
@@ -264,32 +252,6 @@ async fn the_terminal_event_is_found_behind_a_megabyte_of_newer_events() {
     assert_eq!(outcome, Outcome::Succeeded(json!(7)));
     assert!(pages.load(Ordering::Relaxed) > 0, "no page was turned");
     stack.system.stop().await;
-}
-
-/// The system's services with a fault in front of some of them.
-struct Faulty<'a, F>(&'a System, F);
-
-/// What the fault does: nothing, fail before the call, or fail after it.
-enum Break {
-    No,
-    Before(&'static str),
-    After(&'static str),
-}
-
-impl<F: Fn(Resource, &Value) -> Break> Services for Faulty<'_, F> {
-    async fn call(&self, resource: Resource, arguments: Value) -> Result<Value, ServiceError> {
-        let error = |error: &str| {
-            Err(ServiceError { error: error.to_owned(), cause: "injected".to_owned() })
-        };
-        match self.1(resource, &arguments) {
-            Break::No => self.0.call(resource, arguments).await,
-            Break::Before(name) => error(name),
-            Break::After(name) => {
-                self.0.call(resource, arguments).await.unwrap();
-                error(name)
-            }
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,22 +1,123 @@
-//! A session's events as a person reads them.
+//! A session's events as a person reads them. The lines have colours: print them with `anstream`,
+//! which takes them away where they do not belong.
 
-use journal::{Event, Timestamp};
+use anstyle::{AnsiColor, Style};
+use journal::text::truncate;
+use journal::{Ending, Event, Status, Timestamp};
 
-/// One event: offset from `start` in seconds, source, status, and on a failure its type and message.
+use crate::history::{Entry, Run};
+
+/// A result that is longer is shortened.
+const MAX_SHOWN_BYTES: usize = 2_000;
+
+const DIM: Style = Style::new().dimmed();
+const GREEN: Style = AnsiColor::Green.on_default();
+const RED: Style = AnsiColor::Red.on_default();
+
+/// One event: offset from the start of its run and time of day (UTC), source, status, how long the
+/// step took that it ends, and on a failure its type and message.
 #[must_use]
-pub fn line(event: &Event, start: Timestamp) -> String {
-    let offset = match event.timestamp.parse::<Timestamp>() {
-        #[expect(clippy::cast_precision_loss, reason = "milliseconds of a session fit easily")]
-        Ok(time) => format!("{:9.3} s", (time.as_micros() - start.as_micros()) as f64 / 1e6),
+pub fn line(entry: &Entry) -> String {
+    let event = entry.event;
+    let offset =
+        entry.offset.map_or_else(String::new, |micros| format!("{:.3} s", seconds(micros)));
+    let time = match event.timestamp.parse::<Timestamp>() {
+        Ok(_) => event.timestamp.get(11..23).unwrap_or_default().to_owned(),
         Err(_) => escape(&event.timestamp),
     };
+    let (source, status) = (escape(&event.source), escape(event.status.as_str()));
+    let style = match &event.status {
+        status if status.is_failure() => RED,
+        Status::AgentBackgroundTaskCompleted => GREEN,
+        _ => Style::new(),
+    };
     let mut line =
-        format!("{offset}  {:<8}  {}", escape(&event.source), escape(event.status.as_str()));
-    if let Some(message) = &event.error_message {
-        let error_type = event.error_type.as_deref().unwrap_or("Error");
-        line += &format!("  {}: {}", escape(error_type), escape(message));
+        format!("{offset:>11}  {DIM}{time}{DIM:#}  {source:<8}  {style}{status}{style:#}");
+    if let Some(micros) = entry.duration {
+        line += &format!("  {DIM}after {}{DIM:#}", duration(micros));
+    }
+    if let Some(said) = failure(event) {
+        line += &format!("  {said}");
     }
     line
+}
+
+/// How a run stands, failure first: its type, text and trace, what never ended, and what is broken.
+/// `number` of `count` tells which run of the session it is.
+#[must_use]
+pub fn summary(run: &Run, number: usize, count: usize, now: Timestamp) -> String {
+    let total = run.entries.last().and_then(|entry| entry.offset).map(duration).unwrap_or_default();
+    let mut lines = vec![match run.ending {
+        Ending::Completed(_) => format!("{GREEN}completed{GREEN:#}  in {total}"),
+        Ending::Running => format!("running    {total} from its first event to its last"),
+        Ending::Failed(last) => {
+            let said = failure(run.failure().unwrap_or(last)).unwrap_or_default();
+            format!("{RED}failed{RED:#}     after {total}: {said}")
+        }
+    }];
+    if !matches!(run.ending, Ending::Completed(_)) {
+        // A session is open as long as anything in it.
+        let session = |event: &&&Event| event.status == Status::SessionInitiated;
+        lines.extend(run.open.iter().filter(|open| run.open.len() == 1 || !session(open)).map(
+            |open| {
+                format!(
+                    "no end of  {}, which began {} ago",
+                    escape(open.status.as_str()),
+                    ago(open, now)
+                )
+            },
+        ));
+    }
+    if let Ending::Completed(end) = run.ending {
+        lines.extend(end.result.as_deref().map(|result| {
+            let cut = if end.result_truncated { " (cut at 64 KB)" } else { "" };
+            format!("result     {}{cut}", escape(&shortened(result)))
+        }));
+    }
+    lines.extend(
+        run.defects.iter().map(|defect| format!("{RED}broken{RED:#}     {}", escape(defect))),
+    );
+    lines.extend(run.trace_id().map(|trace| format!("trace      {}", escape(trace))));
+    let which = if count > 1 { format!(" ({number} of {count})") } else { String::new() };
+    lines.push(format!("run        {}{which}", escape(run.invocation_id)));
+    lines.join("\n")
+}
+
+/// The result as it fits a terminal.
+fn shortened(result: &str) -> String {
+    let shown = truncate(result, MAX_SHOWN_BYTES);
+    let rest = result.len() - shown.len();
+    if rest == 0 { shown.to_owned() } else { format!("{shown}… and {rest} bytes more (--json)") }
+}
+
+/// On a failure: its type and message.
+pub(crate) fn failure(event: &Event) -> Option<String> {
+    let message = event.error_message.as_deref()?;
+    let error_type = event.error_type.as_deref().unwrap_or("Error");
+    Some(format!("{}: {}", escape(error_type), escape(message)))
+}
+
+/// How long ago an event was.
+pub(crate) fn ago(event: &Event, now: Timestamp) -> String {
+    match event.timestamp.parse::<Timestamp>() {
+        Ok(time) => duration((now.as_micros() - time.as_micros()).max(0)),
+        Err(_) => "an unknown time".to_owned(),
+    }
+}
+
+/// Microseconds in the unit that a person would choose.
+pub(crate) fn duration(micros: i64) -> String {
+    let whole = micros / 1_000_000;
+    match whole {
+        ..60 => format!("{:.3} s", seconds(micros)),
+        60..3_600 => format!("{} min {} s", whole / 60, whole % 60),
+        3_600.. => format!("{} h {} min", whole / 3_600, whole % 3_600 / 60),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "exact for 285 years")]
+fn seconds(micros: i64) -> f64 {
+    micros as f64 / 1e6
 }
 
 /// Characters that turn the order of the text around them.
@@ -25,18 +126,39 @@ const BIDIRECTIONAL: [char; 11] = [
     '\u{2067}', '\u{2068}', '\u{2069}',
 ];
 
+fn drives_a_terminal(character: char) -> bool {
+    character.is_control() || BIDIRECTIONAL.contains(&character)
+}
+
 /// The text with its control characters escaped, so that it cannot drive a terminal.
 #[must_use]
 pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
-        if character.is_control() || BIDIRECTIONAL.contains(&character) {
+        if drives_a_terminal(character) {
             escaped.extend(character.escape_default());
         } else {
             escaped.push(character);
         }
     }
     escaped
+}
+
+/// The event as one line of JSON, with every control character escaped as JSON does it.
+///
+/// # Errors
+/// None in practice: an event holds nothing that JSON cannot.
+pub fn json_line(event: &Event) -> serde_json::Result<String> {
+    let mut line = String::new();
+    for character in serde_json::to_string(event)?.chars() {
+        // All of these are in the first plane, and none is outside a string.
+        if drives_a_terminal(character) {
+            line += &format!("\\u{:04x}", u32::from(character));
+        } else {
+            line.push(character);
+        }
+    }
+    Ok(line)
 }
 
 #[cfg(test)]
@@ -47,5 +169,18 @@ mod tests {
     fn control_characters_are_escaped() {
         assert_eq!(escape("a\u{202e}b"), "a\\u{202e}b");
         assert_eq!(escape("a\x1b[31mred\nb\u{9b}é"), "a\\u{1b}[31mred\\nb\\u{9b}é");
+    }
+
+    #[test]
+    fn durations_are_in_the_unit_that_a_person_would_choose() {
+        for (micros, text) in [
+            (0, "0.000 s"),
+            (59_999_000, "59.999 s"),
+            (60_000_000, "1 min 0 s"),
+            (3_599_999_999, "59 min 59 s"),
+            (7_260_000_000, "2 h 1 min"),
+        ] {
+            assert_eq!(duration(micros), text);
+        }
     }
 }

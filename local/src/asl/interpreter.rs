@@ -7,7 +7,11 @@ use serde_json::{Map, Value, json};
 use super::definition::{Resource, Retrier, State, StateMachine, Task};
 use super::expression::evaluate;
 
-/// The services that a state machine calls.
+/// History events that an execution may have (a quota of Step Functions). Then it fails, and no
+/// state catches that.
+const MAX_HISTORY_EVENTS: u32 = 25_000;
+
+/// The services that a state machine calls, and the time it runs in.
 pub trait Services {
     /// Calls one; the result is what Step Functions would give the state.
     fn call(
@@ -15,6 +19,25 @@ pub trait Services {
         resource: Resource,
         arguments: Value,
     ) -> impl Future<Output = Result<Value, ServiceError>>;
+
+    /// What the clock says.
+    fn now(&self) -> DateTime<Utc> {
+        Utc::now()
+    }
+
+    /// Lets time pass: the Wait state, and the delay before a retry.
+    fn wait(&self, time: Duration) -> impl Future<Output = ()> {
+        tokio::time::sleep(time)
+    }
+}
+
+/// What an execution uses of what Step Functions bills and limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// State transitions: one for each state entered and for each retry.
+    pub transitions: u32,
+    /// Events in the execution's history.
+    pub history_events: u32,
 }
 
 /// A failed call, in the words that Retry and Catch match.
@@ -60,20 +83,33 @@ impl Execution {
     }
 
     /// Runs the state machine to its end.
-    pub async fn run(&self, machine: &StateMachine, services: &impl Services) -> Outcome {
-        let mut run = Run { execution: self, started: Utc::now(), variables: Map::new() };
+    pub async fn run(&self, machine: &StateMachine, services: &impl Services) -> (Outcome, Usage) {
+        let mut run = Run {
+            execution: self,
+            started: services.now(),
+            variables: Map::new(),
+            // ExecutionStarted, and the event that ends it.
+            usage: Usage { transitions: 0, history_events: 2 },
+        };
         let mut input = self.input.clone();
         let mut name = machine.start_at.as_str();
-        loop {
+        let outcome = loop {
             let Some(state) = machine.states.get(name) else {
-                return failed("States.Runtime", format!("there is no state {name:?}"));
+                break failed("States.Runtime", format!("there is no state {name:?}"));
             };
+            run.usage.transitions += 1;
+            run.usage.history_events += state.history_events();
+            if run.usage.history_events > MAX_HISTORY_EVENTS {
+                let cause = format!("the execution has more than {MAX_HISTORY_EVENTS} events");
+                break failed("States.Runtime", cause);
+            }
             match run.enter(name, state, input, services).await {
                 Ok(Step::Next(next, output)) => (name, input) = (next, output),
-                Ok(Step::End(outcome)) => return outcome,
-                Err(ServiceError { error, cause }) => return Outcome::Failed { error, cause },
+                Ok(Step::End(outcome)) => break outcome,
+                Err(ServiceError { error, cause }) => break Outcome::Failed { error, cause },
             }
-        }
+        };
+        (outcome, run.usage)
     }
 }
 
@@ -85,6 +121,7 @@ struct Run<'a> {
     execution: &'a Execution,
     started: DateTime<Utc>,
     variables: Map<String, Value>,
+    usage: Usage,
 }
 
 enum Step<'a> {
@@ -100,7 +137,7 @@ impl Run<'_> {
         input: Value,
         services: &impl Services,
     ) -> Result<Step<'a>, ServiceError> {
-        let mut scope = self.scope(name, &input);
+        let mut scope = self.scope(name, &input, services.now());
         match state {
             State::Pass(pass) => {
                 let output = match &pass.output {
@@ -124,7 +161,7 @@ impl Run<'_> {
                 let seconds = seconds.as_u64().ok_or_else(|| {
                     query_error(format!("Seconds must be a whole number, not {seconds}"))
                 })?;
-                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                services.wait(Duration::from_secs(seconds)).await;
                 self.assign(&wait.assign, &scope)?;
                 Ok(Step::Next(&wait.next, input))
             }
@@ -189,8 +226,10 @@ impl Run<'_> {
                 .find(|(retrier, _)| matches(&retrier.error_equals, &error.error));
             match retrier {
                 Some((retrier, done)) if *done < retrier.max_attempts => {
-                    tokio::time::sleep(delay(retrier, *done)).await;
+                    services.wait(delay(retrier, *done)).await;
                     *done += 1;
+                    self.usage.transitions += 1;
+                    self.usage.history_events += RETRY_EVENTS;
                 }
                 _ => return Err(error),
             }
@@ -198,7 +237,7 @@ impl Run<'_> {
     }
 
     /// What expressions of a state see: the variables, and `$states`.
-    fn scope(&self, state: &str, input: &Value) -> Map<String, Value> {
+    fn scope(&self, state: &str, input: &Value, now: DateTime<Utc>) -> Map<String, Value> {
         let mut scope = self.variables.clone();
         scope.insert(
             "states".to_owned(),
@@ -211,7 +250,7 @@ impl Run<'_> {
                         "Input": self.execution.input,
                         "StartTime": iso(self.started),
                     },
-                    "State": {"Name": state, "EnteredTime": iso(Utc::now())},
+                    "State": {"Name": state, "EnteredTime": iso(now)},
                 },
             }),
         );
@@ -230,6 +269,20 @@ impl Run<'_> {
             .collect::<Result<_, ServiceError>>()?;
         self.variables.extend(values);
         Ok(())
+    }
+}
+
+/// TaskScheduled, TaskStarted, and TaskFailed or TaskSucceeded.
+const RETRY_EVENTS: u32 = 3;
+
+impl State {
+    /// Events that it leaves in the execution's history, without retries.
+    fn history_events(&self) -> u32 {
+        match self {
+            Self::Fail(_) => 1,
+            Self::Task(_) => 2 + RETRY_EVENTS,
+            Self::Pass(_) | Self::Choice(_) | Self::Wait(_) | Self::Succeed(_) => 2,
+        }
     }
 }
 

@@ -9,4 +9,4 @@ mod expression;
 mod interpreter;
 
 pub use definition::{LoadError, Resource, StateMachine};
-pub use interpreter::{Execution, Outcome, ServiceError, Services};
+pub use interpreter::{Execution, Outcome, ServiceError, Services, Usage};

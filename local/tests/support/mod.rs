@@ -1,19 +1,33 @@
 //! The whole system in a test: real processes, the real state machine file, nothing kept.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
-#![allow(clippy::unwrap_used, reason = "test support")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test support")]
 
-use std::path::PathBuf;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-use journal::{Event, SessionId};
-use local::asl::{Execution, Outcome};
+use agent_runtime::Agent;
+use journal::{Event, Journal, SessionId};
+use local::asl::{Execution, Outcome, Resource, ServiceError, Services};
+use local::front_door;
 use local::system::{Options, System};
 use local::table::Table;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::sync::oneshot;
+use workflow::history::runs;
 
 /// The executable that `cargo run` starts.
 pub const LOCAL: &str = env!("CARGO_BIN_EXE_local");
+
+/// The `session` executable, which `cargo test --workspace` builds beside it.
+pub fn session_program() -> PathBuf {
+    let program = Path::new(LOCAL).with_file_name("session");
+    assert!(program.exists(), "cargo build --workspace builds {}", program.display());
+    program
+}
 
 /// A system, with a folder for its logs.
 pub struct Stack {
@@ -44,9 +58,15 @@ impl Stack {
 
     /// A system around an agent-runtime that listens elsewhere, or not at all.
     pub async fn around(table: Table, agent_address: &str, max_poll_attempts: u32) -> Self {
+        let front_door = front_door::start(agent_address).unwrap();
+        Self::behind(table, front_door, max_poll_attempts).await
+    }
+
+    /// A system whose AgentCore is elsewhere.
+    pub async fn behind(table: Table, front_door: SocketAddr, max_poll_attempts: u32) -> Self {
         let logs = tempfile::tempdir().unwrap();
         let options = options(&logs, "unused", max_poll_attempts);
-        let system = System::around(&options, table, agent_address.to_owned(), None).await.unwrap();
+        let system = System::around(&options, table, front_door).await.unwrap();
         Self { system, logs }
     }
 
@@ -57,6 +77,72 @@ impl Stack {
 
     pub async fn statuses(&self, session_id: &str) -> Vec<String> {
         self.events(session_id).await.iter().map(|event| event.status.to_string()).collect()
+    }
+
+    /// Waits until the session has an event of each of these statuses.
+    pub async fn wait_for(&self, session_id: &str, wanted: &[&str]) -> Vec<Event> {
+        loop {
+            let events = self.events(session_id).await;
+            let has = |status: &&str| events.iter().any(|event| event.status.as_str() == *status);
+            if wanted.iter().all(has) {
+                return events;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// A container in this process, with an agent in Rust.
+pub struct Container {
+    pub address: String,
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Container {
+    pub fn start(journal: Journal, agent: impl Agent) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::spawn(|| {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            actix::System::with_tokio_rt(|| runtime).block_on(async {
+                let shutdown = async { drop(stopped.await) };
+                agent_runtime::serve(listener, journal, 10_000, agent, shutdown).await.unwrap();
+            });
+        });
+        Self { address, stop, thread }
+    }
+
+    pub async fn stop(self) {
+        drop(self.stop);
+        tokio::task::spawn_blocking(|| self.thread.join().unwrap()).await.unwrap();
+    }
+}
+
+/// The system's services with a fault in front of some of them.
+pub struct Faulty<'a, F>(pub &'a System, pub F);
+
+/// What the fault does: nothing, fail before the call, or fail after it.
+pub enum Break {
+    No,
+    Before(&'static str),
+    After(&'static str),
+}
+
+impl<F: Fn(Resource, &Value) -> Break> Services for Faulty<'_, F> {
+    async fn call(&self, resource: Resource, arguments: Value) -> Result<Value, ServiceError> {
+        let error = |error: &str| {
+            Err(ServiceError { error: error.to_owned(), cause: "injected".to_owned() })
+        };
+        match self.1(resource, &arguments) {
+            Break::No => self.0.call(resource, arguments).await,
+            Break::Before(name) => error(name),
+            Break::After(name) => {
+                self.0.call(resource, arguments).await.unwrap();
+                error(name)
+            }
+        }
     }
 }
 
@@ -71,4 +157,42 @@ pub fn failure(outcome: Outcome) -> (String, String) {
         Outcome::Failed { error, cause } => (error, cause),
         Outcome::Succeeded(output) => unreachable!("succeeded with {output}"),
     }
+}
+
+/// What two histories of one kind have in common: for each run who wrote what, and what it carries.
+/// The end of the invocation, which no cause orders against the agent's events, is put last.
+pub fn shape(events: &[Event]) -> Vec<Vec<String>> {
+    let line = |event: &Event| {
+        let error = event.error_type.as_deref().unwrap_or_default();
+        let result = if event.result.is_some() { "with result" } else { "" };
+        assert_eq!(event.error_message.is_some(), event.error_type.is_some(), "{event:?}");
+        let line = format!("{} {} {error} {result}", event.source, event.status);
+        line.trim_end().to_owned()
+    };
+    let run = |run: &workflow::history::Run| {
+        let mut lines: Vec<_> = run.entries.iter().map(|entry| line(entry.event)).collect();
+        let floats = ["AGENT_INVOCATION_SUCCEEDED", "AGENT_INVOCATION_FAILED"];
+        lines.sort_by_key(|line| floats.iter().any(|status| line.contains(status)));
+        lines
+    };
+    runs(events).iter().map(run).collect()
+}
+
+/// A kept history: `workflow/histories/{name}.jsonl`.
+pub fn history_file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../workflow/histories/{name}.jsonl"))
+}
+
+/// Checks that the events are of the same shape as the kept history. With `UPDATE_HISTORIES` set,
+/// keeps them instead.
+pub fn check_history(name: &str, events: &[Event]) {
+    let file = history_file(name);
+    if std::env::var_os("UPDATE_HISTORIES").is_some() {
+        let lines = events.iter().map(|event| serde_json::to_string(event).unwrap() + "\n");
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        return std::fs::write(file, lines.collect::<String>()).unwrap();
+    }
+    let kept = std::fs::read_to_string(&file).unwrap();
+    let kept: Vec<Event> = kept.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(shape(events), shape(&kept), "{name}");
 }

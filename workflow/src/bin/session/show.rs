@@ -1,0 +1,185 @@
+use std::collections::HashSet;
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Result, bail};
+use clap::Args;
+use journal::{Ending, Event, FaultKind, Journal, SessionId, Status};
+use tokio::time::Instant;
+use workflow::history::{Run, newest, runs};
+use workflow::{explain, timeline};
+
+/// How often a session that is followed is read.
+const FOLLOW_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long SESSION_FAILED is waited for after the agent's own failure in a workflow's run.
+const SESSION_FAILED_GRACE: Duration = Duration::from_secs(10);
+
+#[derive(Args)]
+pub struct EventsArgs {
+    /// The session's id
+    id: SessionId,
+    #[command(flatten)]
+    view: View,
+    /// Wait for more events until the session ends
+    #[arg(long, short)]
+    follow: bool,
+}
+
+#[derive(Args, Default)]
+pub struct View {
+    /// One JSON object per event, with the table's attribute names
+    #[arg(long)]
+    json: bool,
+    /// Only events that report a failure
+    #[arg(long)]
+    failed: bool,
+    /// The events of all runs of the session; without it, those of the newest
+    #[arg(long)]
+    all: bool,
+}
+
+/// Shows a session's events, and with `--follow` those that still come.
+pub async fn show(journal: &Journal, args: &EventsArgs) -> Result<ExitCode> {
+    let mut screen = Screen::new(&args.view);
+    if args.follow {
+        return follow(journal, &args.id, screen, None, async || Ok(None)).await;
+    }
+    let events = events(journal, &args.id).await?;
+    let runs = runs(&events);
+    let run = newest(&runs).map_or("", |run| run.invocation_id);
+    screen.show(&runs, run)?;
+    screen.end(&runs, run)
+}
+
+/// Says what happened to a session.
+pub async fn tell(journal: &Journal, id: &SessionId) -> Result<ExitCode> {
+    let events = events(journal, id).await?;
+    let runs = runs(&events);
+    writeln!(anstream::stdout(), "{}", explain(&runs, SystemTime::now().into()))?;
+    Ok(newest(&runs).map_or(0, Run::exit_code).into())
+}
+
+async fn events(journal: &Journal, id: &SessionId) -> Result<Vec<Event>> {
+    let events = journal.events(id).await?;
+    if events.is_empty() {
+        bail!(
+            "the journal has no event of session {id}: it never began, or it could not write its first event (aws stepfunctions list-executions tells)"
+        );
+    }
+    Ok(events)
+}
+
+/// An end that somebody else than the journal tells of.
+pub struct Elsewhere {
+    pub how: String,
+    /// The exit code that says so.
+    pub code: u8,
+}
+
+/// Shows events as they come until the run ends: the one called `run`, or the newest there is.
+/// `ended` tells how it ended if that is known from elsewhere: not every end reaches the journal.
+pub async fn follow(
+    journal: &Journal,
+    id: &SessionId,
+    mut screen: Screen<'_>,
+    mut run: Option<String>,
+    mut ended: impl AsyncFnMut() -> Result<Option<Elsewhere>>,
+) -> Result<ExitCode> {
+    let mut events: Vec<Event> = Vec::new();
+    let mut failed_since = None;
+    loop {
+        // Asked first: what was written before the end is then in what is read.
+        let elsewhere = ended().await?;
+        match journal.events(id).await {
+            Ok(read) => events = read,
+            Err(error) => {
+                let kind = &error.fault.kind;
+                let lasts = matches!(kind, FaultKind::Credentials | FaultKind::Refused { .. });
+                if events.is_empty() || lasts {
+                    return Err(error.into());
+                }
+                writeln!(std::io::stderr(), "warning: {error}; trying again")?;
+            }
+        }
+        let runs = runs(&events);
+        run = run.or_else(|| newest(&runs).map(|run| run.invocation_id.to_owned()));
+        let name = run.as_deref().unwrap_or_default();
+        screen.show(&runs, name)?;
+        let ending = runs.iter().find(|run| run.invocation_id == name).map(|run| (run, run.ending));
+        match (ending, elsewhere) {
+            (Some((_, Ending::Completed(_))), _) => return screen.end(&runs, name),
+            (Some((run, Ending::Failed(event))), elsewhere) => {
+                let since = failed_since.get_or_insert_with(Instant::now);
+                let last = event.status == Status::SessionFailed || !run.is_workflows();
+                if last || elsewhere.is_some() || since.elapsed() >= SESSION_FAILED_GRACE {
+                    return screen.end(&runs, name);
+                }
+            }
+            (_, Some(Elsewhere { how, code })) => {
+                screen.end(&runs, name)?;
+                writeln!(
+                    std::io::stderr(),
+                    "The journal does not tell how the execution ended: {}",
+                    timeline::escape(&how)
+                )?;
+                return Ok(code.into());
+            }
+            _ => {}
+        }
+        tokio::time::sleep(FOLLOW_INTERVAL).await;
+    }
+}
+
+/// What was shown of a session. Events that arrive late are shown when they arrive.
+pub struct Screen<'a> {
+    view: &'a View,
+    /// The sort keys of the events that were shown.
+    shown: HashSet<String>,
+    /// The run of the last line, if all are shown.
+    run: Option<String>,
+}
+
+impl<'a> Screen<'a> {
+    pub fn new(view: &'a View) -> Self {
+        Self { view, shown: HashSet::new(), run: None }
+    }
+
+    /// Shows the events that are new, of the run called `name` or of all.
+    fn show(&mut self, runs: &[Run], name: &str) -> Result<()> {
+        let mut out = anstream::stdout().lock();
+        for (number, run) in (1..).zip(runs) {
+            if !self.view.all && run.invocation_id != name {
+                continue;
+            }
+            for entry in &run.entries {
+                let wanted = !self.view.failed || entry.event.status.is_failure();
+                if !wanted || !self.shown.insert(entry.event.sort_key.clone()) {
+                    continue;
+                }
+                if self.view.json {
+                    writeln!(out, "{}", timeline::json_line(entry.event)?)?;
+                    continue;
+                }
+                if self.view.all && self.run.as_deref() != Some(run.invocation_id) {
+                    writeln!(out, "run {number}: {}", timeline::escape(run.invocation_id))?;
+                    self.run = Some(run.invocation_id.to_owned());
+                }
+                writeln!(out, "{}", timeline::line(entry))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows how the run called `name` stands, and gives the exit code that says so.
+    fn end(&self, runs: &[Run], name: &str) -> Result<ExitCode> {
+        let run = (1..).zip(runs).find(|(_, run)| run.invocation_id == name);
+        let Some((number, run)) = run else { return Ok(ExitCode::from(2)) };
+        if !self.view.json {
+            let now = SystemTime::now().into();
+            writeln!(anstream::stdout(), "\n{}", timeline::summary(run, number, runs.len(), now))?;
+        }
+        Ok(run.exit_code().into())
+    }
+}

@@ -1,0 +1,218 @@
+//! What happened to a session, in plain words.
+
+use std::fmt;
+
+use journal::{Ending, Status, Timestamp};
+
+use crate::history::{Run, newest};
+use crate::timeline::{ago, duration, escape, failure};
+
+/// The part of the system at which a run stands or stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hop {
+    Workflow,
+    Invoker,
+    AgentCore,
+    Entrypoint,
+    Agent,
+}
+
+impl fmt::Display for Hop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Workflow => "the workflow (state machine)",
+            Self::Invoker => "the invoker (Lambda)",
+            Self::AgentCore => "the way from the invoker to the container (AgentCore)",
+            Self::Entrypoint => "the container's entrypoint",
+            Self::Agent => "the agent (background task in the container)",
+        })
+    }
+}
+
+/// Says of a session's newest run what happened, where it stopped, and what to look at next. `now`
+/// tells how long ago things were.
+#[must_use]
+pub fn explain(runs: &[Run], now: Timestamp) -> String {
+    let Some(run) = newest(runs) else { return "Nothing is known.".to_owned() };
+    let mut said = vec![what_happened(run, now)];
+    if let Some(failure) = run.failure().and_then(failure) {
+        said.push(format!("Cause: {failure}"));
+    }
+    said.extend(
+        run.defects.iter().map(|defect| format!("The history is broken: {}.", escape(defect))),
+    );
+    said.extend(remarks(run, runs.len()));
+    if !matches!(run.ending, Ending::Completed(_)) {
+        let stopped = stopped_at(run);
+        let verb = if run.ending == Ending::Running { "It is at" } else { "It stopped at" };
+        said.push(format!("{verb}: {stopped}"));
+        said.extend(next(run, stopped));
+    }
+    said.join("\n")
+}
+
+/// The verdict in one sentence, or two.
+fn what_happened(run: &Run, now: Timestamp) -> String {
+    let worked = |status: &Status| {
+        run.find(status).and_then(|entry| entry.duration).map(duration).unwrap_or_default()
+    };
+    let Ending::Failed(last) = run.ending else {
+        return match run.ending {
+            Ending::Completed(end) => {
+                format!("The session completed: the agent worked for {}.", worked(&end.status))
+            }
+            _ => format!("The session has not ended. {}", silence(run, now)),
+        };
+    };
+    let cause = run.failure().unwrap_or(last);
+    let error_type = cause.error_type.as_deref().unwrap_or_default();
+    let why = match &cause.status {
+        Status::AgentBackgroundTaskFailed => {
+            let how = match error_type {
+                "Panic" => "the agent panicked",
+                "Terminated" => "the container was told to stop while the agent worked",
+                "CredentialsError" => "the agent had no valid AWS credentials",
+                "ClientError" => "an AWS service refused a call of the agent",
+                _ => "the agent ended with an error",
+            };
+            format!("{how}, {} after it had started", worked(&cause.status))
+        }
+        Status::AgentEntrypointFailed => {
+            "the container received the request and did not start the agent".to_owned()
+        }
+        Status::AgentInvocationFailed => {
+            "InvokeAgentRuntime failed, the agent was not started".to_owned()
+        }
+        _ if error_type == "PollAttemptsSpent" => format!(
+            "the workflow waited for the end of the agent until its polls were spent. {}",
+            silence(run, now)
+        ),
+        _ if error_type.starts_with("DynamoDb.") => {
+            "the workflow could not read the journal, so it could not see the agent's end"
+                .to_owned()
+        }
+        _ if error_type.starts_with("DynamoDB.") || error_type == "SessionIdInUse" => {
+            "the workflow could not write the session's first event".to_owned()
+        }
+        _ if run.find(&Status::AgentInvocationStarted).is_none() => {
+            "the invoker failed before it called AgentCore".to_owned()
+        }
+        _ => "the workflow gave up".to_owned(),
+    };
+    format!("The session failed: {}.", why.trim_end_matches('.'))
+}
+
+/// What is known of a run of which no end was journaled: the deepest step that began.
+fn silence(run: &Run, now: Timestamp) -> String {
+    let since =
+        |status: &Status| run.find(status).map(|entry| ago(entry.event, now)).unwrap_or_default();
+    match stopped_at(run) {
+        Hop::Agent => format!(
+            "AGENT_BACKGROUND_TASK_STARTED was {} ago and has no end: the agent still works, or its container was killed.",
+            since(&Status::AgentBackgroundTaskStarted)
+        ),
+        Hop::Entrypoint => format!(
+            "AGENT_ENTRYPOINT_STARTED was {} ago and has no end: the container died before it started the agent, or it cannot write to the journal.",
+            since(&Status::AgentEntrypointStarted)
+        ),
+        Hop::AgentCore => format!(
+            "AGENT_INVOCATION_STARTED was {} ago, and no container has journaled the request: the invoker died, the request is under way, or the container cannot write to the journal.",
+            since(&Status::AgentInvocationStarted)
+        ),
+        Hop::Invoker => format!(
+            "SESSION_INITIATED was {} ago and the invoker has journaled nothing: it has not started, or it cannot write to the journal.",
+            since(&Status::SessionInitiated)
+        ),
+        Hop::Workflow => "No event that this version knows has been journaled.".to_owned(),
+    }
+}
+
+/// The deepest part of the system from which the run has an event; of a failure, the part that
+/// failed.
+fn stopped_at(run: &Run) -> Hop {
+    let has = |status: &Status| run.find(status).is_some();
+    match run.failure().map(|cause| &cause.status) {
+        Some(Status::AgentEntrypointFailed) => return Hop::Entrypoint,
+        Some(Status::AgentInvocationFailed) => return Hop::AgentCore,
+        Some(Status::SessionFailed) => {
+            let spent = run.failure().and_then(|cause| cause.error_type.as_deref());
+            let journal = spent.is_some_and(|error| error.to_lowercase().starts_with("dynamodb."));
+            if journal {
+                return Hop::Workflow;
+            }
+        }
+        _ => {}
+    }
+    if has(&Status::AgentBackgroundTaskStarted) || has(&Status::AgentBackgroundTaskFailed) {
+        Hop::Agent
+    } else if has(&Status::AgentEntrypointStarted) || has(&Status::AgentEntrypointFailed) {
+        Hop::Entrypoint
+    } else if has(&Status::AgentInvocationStarted) {
+        Hop::AgentCore
+    } else if has(&Status::SessionInitiated) {
+        Hop::Invoker
+    } else {
+        Hop::Workflow
+    }
+}
+
+/// What else a reader of the events would stumble over.
+fn remarks(run: &Run, runs: usize) -> Vec<String> {
+    let count =
+        |status: &Status| run.entries.iter().filter(|entry| entry.event.status == *status).count();
+    let mut remarks = Vec::new();
+    let invocations = count(&Status::AgentInvocationStarted);
+    if invocations > 1 {
+        let tasks = count(&Status::AgentBackgroundTaskStarted);
+        remarks.push(format!("The Lambda was run {invocations} times; tasks started: {tasks}."));
+    }
+    let unknown = run.entries.iter().map(|entry| entry.event).find(|event| {
+        let unknown = event.error_type.as_deref() == Some("OutcomeUnknown");
+        event.status == Status::AgentInvocationFailed && unknown
+    });
+    if unknown.is_some() {
+        remarks.push("The invoker got no answer and could not know whether the agent was started (OutcomeUnknown); the agent's own events decide.".to_owned());
+    }
+    let completed = run.find(&Status::AgentBackgroundTaskCompleted);
+    if completed.is_some() && matches!(run.ending, Ending::Failed(_)) {
+        remarks.push("The agent itself completed, and its result is in the journal; it is the workflow that failed.".to_owned());
+    }
+    let clamped = run.entries.windows(2).filter(|pair| match pair {
+        [cause, effect] => cause.offset.map(|offset| offset + 1) == effect.offset,
+        _ => false,
+    });
+    let clamped = clamped.count();
+    if clamped > 0 {
+        remarks.push(format!("Clocks differ: {clamped} events stand one microsecond behind their cause, which their own clock puts before it. Their order is right; their times and durations are not."));
+    }
+    if runs > 1 {
+        remarks.push(format!("This is the newest of {runs} runs of the session."));
+    }
+    remarks
+}
+
+/// Where to look for more.
+fn next(run: &Run, stopped: Hop) -> Vec<String> {
+    let session = run.entries.iter().find_map(|entry| entry.event.session_id());
+    let session = session.map(|id| format!(", filtered for {id}")).unwrap_or_default();
+    let container = format!(
+        "Look at the container's log{session}: log group /aws/bedrock-agentcore/runtimes/<runtime id>-<endpoint>, or .local/agent-runtime-process.log"
+    );
+    let invoker = format!(
+        "Look at the invoker's log{session}: log group /aws/lambda/<function>, or .local/invoker-process.log"
+    );
+    let mut next = match stopped {
+        Hop::Agent | Hop::Entrypoint => vec![container],
+        Hop::AgentCore => vec![invoker, container],
+        Hop::Invoker => vec![invoker],
+        Hop::Workflow => Vec::new(),
+    };
+    if run.is_workflows() {
+        next.push(format!(
+            "Look at the execution: aws stepfunctions get-execution-history --execution-arn {}",
+            escape(run.invocation_id)
+        ));
+    }
+    next.extend(run.trace_id().map(|trace| format!("Look at the trace: {}", escape(trace))));
+    next
+}

@@ -1,0 +1,184 @@
+//! What the order of a session's events tells: its runs, how long each step took, what never
+//! ended, and what contradicts the journal's rules.
+
+use std::collections::HashMap;
+
+use journal::{Ending, Event, SORT_KEY_PREFIX, Status, Timestamp, ending};
+
+/// Steps whose end cannot be journaled before their start.
+const STEPS: [&str; 4] = ["SESSION", "AGENT_INVOCATION", "AGENT_ENTRYPOINT", TASK];
+const TASK: &str = "AGENT_BACKGROUND_TASK";
+
+/// One run of a session, by its events.
+#[derive(Debug)]
+pub struct Run<'a> {
+    /// The execution's ARN, or for a direct call the request's id.
+    pub invocation_id: &'a str,
+    /// Its events in the journal's order.
+    pub entries: Vec<Entry<'a>>,
+    /// How it ended.
+    pub ending: Ending<'a>,
+    /// Events that started something that nothing ended, in the journal's order.
+    pub open: Vec<&'a Event>,
+    /// What no sound journal holds, in words. A journal that has lost nothing gives none.
+    pub defects: Vec<String>,
+}
+
+/// One event in its run.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'a> {
+    /// The event.
+    pub event: &'a Event,
+    /// Microseconds since the run's first event, unless its timestamp is not the journal's.
+    pub offset: Option<i64>,
+    /// For the end of a step: microseconds since its start.
+    pub duration: Option<i64>,
+}
+
+/// The runs of a session in the order in which they began. `events` are the session's, in the journal's order.
+///
+/// An event without an `InvocationId`, which this system does not write, goes with the run before.
+#[must_use]
+pub fn runs(events: &[Event]) -> Vec<Run<'_>> {
+    let mut grouped: Vec<(&str, Vec<&Event>)> = Vec::new();
+    let mut places = HashMap::new();
+    for event in events {
+        let id = event.invocation_id.as_str();
+        let last = grouped.len().checked_sub(1).filter(|_| id.is_empty());
+        let place = last.unwrap_or_else(|| *places.entry(id).or_insert(grouped.len()));
+        match grouped.get_mut(place) {
+            Some((_, run)) => run.push(event),
+            None => grouped.push((id, vec![event])),
+        }
+    }
+    grouped.into_iter().map(|(id, run)| Run::new(id, &run, ending(events, id))).collect()
+}
+
+/// The run that a person asks for by the session's id: the newest that came to anything. A request
+/// that the container refused before it knew whose run it is has one of its own.
+#[must_use]
+pub fn newest<'r, 'a>(runs: &'r [Run<'a>]) -> Option<&'r Run<'a>> {
+    let refused = |run: &&Run| {
+        run.entries.iter().all(|entry| entry.event.status.as_str().starts_with("AGENT_ENTRYPOINT_"))
+    };
+    runs.iter().rfind(|run| !refused(run)).or(runs.last())
+}
+
+impl<'a> Run<'a> {
+    fn new(invocation_id: &'a str, events: &[&'a Event], ending: Ending<'a>) -> Self {
+        let mut run = Self {
+            invocation_id,
+            entries: Vec::new(),
+            ending,
+            open: Vec::new(),
+            defects: Vec::new(),
+        };
+        let start = events.first().and_then(|event| time(event));
+        let mut started: HashMap<&str, Vec<&Event>> = HashMap::new();
+        let mut task_ended = false;
+        for &event in events {
+            let mut duration = None;
+            match step(&event.status) {
+                Some((name, Edge::Start)) => started.entry(name).or_default().push(event),
+                Some((name, Edge::End)) => {
+                    match started.get_mut(name).and_then(Vec::pop) {
+                        Some(start) => duration = since(event, time(start)),
+                        None if name == TASK && task_ended => run
+                            .defects
+                            .push(format!("{} is the second end of one task", event.status)),
+                        None if STEPS.contains(&name) => run
+                            .defects
+                            .push(format!("{} ends what no event has started", event.status)),
+                        None => {}
+                    }
+                    task_ended |= name == TASK;
+                }
+                None => {}
+            }
+            if event.sort_key.strip_prefix(SORT_KEY_PREFIX) != Some(event.timestamp.as_str()) {
+                run.defects.push(format!(
+                    "{} has the sort key {} and the timestamp {}",
+                    event.status, event.sort_key, event.timestamp
+                ));
+            }
+            run.entries.push(Entry { event, offset: since(event, start), duration });
+        }
+        if events.iter().any(|event| event.status == Status::AgentBackgroundTaskStarted) {
+            // What the entrypoint starts is the task; the same request delivered twice, nothing.
+            started.remove("AGENT_ENTRYPOINT");
+        }
+        run.open = started.into_values().flatten().collect();
+        run.open.sort_by(|a, b| a.sort_key.cmp(&b.sort_key));
+        run
+    }
+
+    /// The last of its events with this status.
+    #[must_use]
+    pub fn find(&self, status: &Status) -> Option<Entry<'a>> {
+        self.entries.iter().rfind(|entry| entry.event.status == *status).copied()
+    }
+
+    /// Whether the state machine started it. Such a run may end with SESSION_FAILED.
+    #[must_use]
+    pub fn is_workflows(&self) -> bool {
+        self.entries.iter().any(|entry| entry.event.source == "workflow")
+    }
+
+    /// The event that says why the run failed, if it did: the one nearest to the cause.
+    ///
+    /// SESSION_FAILED repeats an earlier failure as a rule; then this is the earlier one, and of
+    /// several the one deepest in the system.
+    #[must_use]
+    pub fn failure(&self) -> Option<&'a Event> {
+        let Ending::Failed(last) = self.ending else { return None };
+        let find = |status: &Status| self.find(status).map(|entry| entry.event);
+        let causes = [
+            find(&Status::AgentBackgroundTaskFailed),
+            find(&Status::AgentEntrypointFailed),
+            find(&Status::AgentInvocationFailed),
+        ];
+        // A failure of the workflow itself, such as polls that are spent, repeats none of them.
+        let repeated = causes.iter().flatten().any(|cause| cause.error_type == last.error_type);
+        causes.into_iter().flatten().next().filter(|_| repeated).or(Some(last))
+    }
+
+    /// How it stands, as the exit code of a command: 0 completed, 1 failed, 3 running, 4 broken.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self.ending {
+            _ if !self.defects.is_empty() => 4,
+            Ending::Completed(_) => 0,
+            Ending::Failed(_) => 1,
+            Ending::Running => 3,
+        }
+    }
+
+    /// The trace of its first event that has one.
+    #[must_use]
+    pub fn trace_id(&self) -> Option<&'a str> {
+        self.entries.iter().find_map(|entry| entry.event.trace_id.as_deref())
+    }
+}
+
+enum Edge {
+    Start,
+    End,
+}
+
+/// The step that a status starts or ends; by its name alone, so that it holds for unknown ones.
+fn step(status: &Status) -> Option<(&str, Edge)> {
+    let status = status.as_str();
+    let strip = |suffixes: &[&str]| suffixes.iter().find_map(|suffix| status.strip_suffix(suffix));
+    if let Some(name) = strip(&["_STARTED", "_INITIATED"]) {
+        return Some((name, Edge::Start));
+    }
+    strip(&["_SUCCEEDED", "_COMPLETED", "_FAILED"]).map(|name| (name, Edge::End))
+}
+
+fn time(event: &Event) -> Option<Timestamp> {
+    event.timestamp.parse().ok()
+}
+
+fn since(event: &Event, start: Option<Timestamp>) -> Option<i64> {
+    Some(time(event)?.as_micros() - start?.as_micros())
+}

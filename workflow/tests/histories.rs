@@ -1,0 +1,265 @@
+//! Every kept history, as `session events` shows it and as `session explain` tells it.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use journal::{Event, Timestamp};
+use workflow::explain;
+use workflow::history::{newest, runs};
+use workflow::timeline;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("histories")
+}
+
+fn history(name: &str) -> Vec<Event> {
+    let text = std::fs::read_to_string(folder().join(format!("{name}.jsonl"))).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Ninety seconds after the last event.
+fn later(events: &[Event]) -> Timestamp {
+    let last: Timestamp = events.last().unwrap().timestamp.parse().unwrap();
+    (std::time::UNIX_EPOCH
+        + std::time::Duration::from_micros(last.as_micros().unsigned_abs() + 90_000_000))
+    .into()
+}
+
+/// As on a terminal without colours: the newest run's events, its summary, its explanation.
+fn rendered(events: &[Event]) -> String {
+    let runs = runs(events);
+    let run = newest(&runs).unwrap();
+    let mut lines: Vec<_> = run.entries.iter().map(timeline::line).collect();
+    let number =
+        1 + runs.iter().position(|other| other.invocation_id == run.invocation_id).unwrap();
+    lines.push(String::new());
+    lines.push(timeline::summary(run, number, runs.len(), later(events)));
+    lines.push(String::new());
+    lines.push(explain(&runs, later(events)));
+    anstream::adapter::strip_str(&lines.join("\n")).to_string()
+}
+
+/// What is said of each history, and the exit code: enough to know what failed, and where.
+const EXPLAINED: [(&str, u8, &[&str]); 16] = [
+    ("completed", 0, &["The session completed: the agent worked for"]),
+    (
+        "running",
+        3,
+        &[
+            "has not ended",
+            "AGENT_BACKGROUND_TASK_STARTED was 1 min 30 s ago and has no end",
+            "It is at: the agent",
+        ],
+    ),
+    (
+        "agent-failed",
+        1,
+        &[
+            "the agent ended with an error",
+            "AgentError: reading 3 files\\nno such model (exit status: 3)",
+            "It stopped at: the agent",
+            "container's log",
+        ],
+    ),
+    (
+        "agent-panicked",
+        1,
+        &["the agent panicked", "the len is 3 but the index is 7", "It stopped at: the agent"],
+    ),
+    (
+        "container-stopped",
+        1,
+        &[
+            "the container was told to stop while the agent worked",
+            "Terminated",
+            "It stopped at: the agent",
+        ],
+    ),
+    (
+        "container-killed",
+        1,
+        &[
+            "until its polls were spent",
+            "the agent still works, or its container was killed",
+            "It stopped at: the agent",
+        ],
+    ),
+    (
+        "entrypoint-failed",
+        1,
+        &[
+            "the container received the request and did not start the agent",
+            "dynamodb:PutItem on table agent-journal is denied",
+            "It stopped at: the container's entrypoint",
+        ],
+    ),
+    (
+        "invocation-failed",
+        1,
+        &[
+            "InvokeAgentRuntime failed, the agent was not started",
+            "the container does not answer",
+            "It stopped at: the way from the invoker to the container (AgentCore)",
+        ],
+    ),
+    (
+        "invoker-failed",
+        1,
+        &[
+            "the invoker failed before it called AgentCore",
+            "Lambda.ResourceNotFoundException",
+            "It stopped at: the invoker (Lambda)",
+            "/aws/lambda/",
+        ],
+    ),
+    (
+        "invoker-crashed",
+        1,
+        &[
+            "until its polls were spent",
+            "no container has journaled the request: the invoker died",
+            "invoker's log",
+            "container's log",
+        ],
+    ),
+    (
+        "invoker-retried",
+        0,
+        &["The session completed", "The Lambda was run 2 times; tasks started: 1"],
+    ),
+    (
+        "outcome-unknown",
+        0,
+        &["The session completed", "could not know whether the agent was started"],
+    ),
+    (
+        "monitor-failed",
+        1,
+        &[
+            "the workflow could not read the journal",
+            "DynamoDb.AccessDeniedException",
+            "The agent itself completed",
+            "It stopped at: the workflow",
+        ],
+    ),
+    ("two-runs", 0, &["The session completed", "the newest of 2 runs"]),
+    ("skewed-clocks", 0, &["Clocks differ: 3 events"]),
+    ("direct-call", 0, &["The session completed"]),
+];
+
+#[test]
+fn every_history_is_shown_and_explained() {
+    let files = std::fs::read_dir(folder()).unwrap().map(|file| file.unwrap().path());
+    let kept: BTreeSet<_> =
+        files.map(|file| file.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+    let explained = EXPLAINED.iter().map(|(name, ..)| (*name).to_owned()).collect();
+    assert_eq!(kept, explained);
+    for (name, code, said) in EXPLAINED {
+        let events = history(name);
+        let runs = runs(&events);
+        assert_eq!(newest(&runs).unwrap().exit_code(), code, "{name}");
+        let explanation = explain(&runs, later(&events));
+        for words in said {
+            assert!(explanation.contains(words), "{name}: {words:?} is not in:\n{explanation}");
+        }
+        insta::assert_snapshot!(name, rendered(&events));
+    }
+}
+
+#[test]
+fn every_event_of_a_history_stands_in_its_json_line() {
+    for (name, ..) in EXPLAINED {
+        for event in history(name) {
+            let line = timeline::json_line(&event).unwrap();
+            assert_eq!(serde_json::from_str::<Event>(&line).unwrap(), event);
+        }
+    }
+}
+
+/// `base` with one thing changed, and what is then said of it.
+fn broken(base: &str, change: impl FnOnce(&mut Vec<Event>)) -> (u8, String) {
+    let mut events = history(base);
+    change(&mut events);
+    let runs = runs(&events);
+    let run = newest(&runs).unwrap();
+    assert_eq!(
+        explain(&runs, later(&events)).matches("The history is broken").count(),
+        run.defects.len()
+    );
+    (run.exit_code(), run.defects.join("; "))
+}
+
+#[test]
+fn a_history_that_contradicts_the_rules_is_broken_and_says_how() {
+    let at = |events: &[Event], status: &str| {
+        events.iter().position(|event| event.status.as_str() == status).unwrap()
+    };
+    let (code, said) = broken("completed", |events| {
+        events.remove(at(events, "AGENT_BACKGROUND_TASK_STARTED"));
+    });
+    assert_eq!(
+        (code, &*said),
+        (4, "AGENT_BACKGROUND_TASK_COMPLETED ends what no event has started")
+    );
+    let (code, said) = broken("completed", |events| {
+        let mut second = events[at(events, "AGENT_BACKGROUND_TASK_COMPLETED")].clone();
+        second.status = "AGENT_BACKGROUND_TASK_FAILED".into();
+        events.push(second);
+    });
+    assert_eq!((code, &*said), (4, "AGENT_BACKGROUND_TASK_FAILED is the second end of one task"));
+    let (code, said) = broken("agent-failed", |events| {
+        events[2].sort_key = "EVENT#2026-11-23T00:00:00.000000Z".to_owned();
+    });
+    assert_eq!(code, 4);
+    assert!(said.starts_with("AGENT_ENTRYPOINT_STARTED has the sort key EVENT#2026-11-23T00:00:00.000000Z and the timestamp"), "{said}");
+}
+
+#[test]
+fn what_something_foreign_wrote_is_shown_and_breaks_nothing() {
+    let (code, said) = broken("completed", |events| {
+        let mut note = events[3].clone();
+        note.status = "TASK_PLAN_FAILED".into();
+        note.error_message = Some("\u{1b}[31mred\u{1b}[0m".to_owned());
+        note.invocation_id = String::new();
+        events.push(note);
+    });
+    assert_eq!((code, &*said), (0, ""));
+    let mut events = history("completed");
+    let mut odd = events[3].clone();
+    (odd.timestamp, odd.sort_key) = ("soon\u{7}".to_owned(), "EVENT#soon\u{7}".to_owned());
+    odd.error_message = Some("\u{1b}[31mred".to_owned());
+    odd.invocation_id = String::new();
+    events.insert(4, odd);
+    let text = rendered(&events);
+    assert!(text.contains("soon\\u{7}") && text.contains("\\u{1b}[31mred"), "{text}");
+    assert!(!text.contains(['\u{1b}', '\u{7}']));
+    let line = timeline::json_line(&events[4]).unwrap();
+    assert!(line.contains("soon\\u0007") && line.contains("\\u001b[31mred"), "{line}");
+}
+
+#[test]
+fn the_trace_is_named_where_one_is_known() {
+    let mut events = history("agent-failed");
+    events[3].trace_id = Some("4bf92f3577b34da6a3ce929d0e0e4736".to_owned());
+    let text = rendered(&events);
+    assert!(text.contains("trace      4bf92f3577b34da6a3ce929d0e0e4736"), "{text}");
+    assert!(text.contains("Look at the trace: 4bf92f3577b34da6a3ce929d0e0e4736"), "{text}");
+}
+
+#[test]
+fn a_request_that_was_refused_unread_does_not_hide_the_run() {
+    let mut events = history("completed");
+    for (status, second) in [("AGENT_ENTRYPOINT_STARTED", 58), ("AGENT_ENTRYPOINT_FAILED", 59)] {
+        let mut event = events[2].clone();
+        event.status = status.into();
+        event.invocation_id = "request-7".to_owned();
+        event.timestamp = format!("2026-12-31T23:59:{second}.000000Z");
+        event.sort_key = format!("EVENT#{}", event.timestamp);
+        events.push(event);
+    }
+    let runs = runs(&events);
+    assert_eq!(runs.len(), 2);
+    assert_eq!(newest(&runs).unwrap().exit_code(), 0);
+}
