@@ -1,0 +1,362 @@
+//! The same sessions on an engine written by others: `ministack`, with the stack that
+//! `deploy/template.yaml` describes, deployed through its CloudFormation: table, roles, the real
+//! invoker as a `provided.al2023` function, and the state machine. AgentCore it has none that runs
+//! containers, so its front door is ours, with the real agent-runtime behind it.
+//!
+//! `MINISTACK` names the executable; `.ci/run` installs it. Where the engines differ is written in
+//! `workflow/README.md`.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+
+mod support;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
+use aws_sdk_sfn::types::ExecutionStatus;
+use journal::{Event, Journal, Settings};
+use local::front_door;
+use local::process::{Process, Spec};
+use local::system::AGENT;
+use local::table::{CREDENTIAL, REGION};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use support::{LOCAL, check_history, session_program};
+use tempfile::TempDir;
+use zip::write::SimpleFileOptions;
+
+const AGENT_RUNTIME_ARN: &str =
+    "arn:aws:bedrock-agentcore:us-east-1:000000000000:runtime/agent-0123456789";
+
+/// Fails, never ends, or gives 7, as its input says.
+const AGENT_COMMAND: &str = "sh -c 'read -r input; case $input in *wrong*) echo wrong input >&2; exit 1;; *forever*) sleep 60;; esac; echo 7'";
+
+/// The engine, in a process group of its own.
+struct Ministack {
+    process: std::process::Child,
+    endpoint: String,
+    client: reqwest::Client,
+    folder: TempDir,
+}
+
+impl Ministack {
+    async fn start() -> Self {
+        let program = std::env::var_os("MINISTACK").unwrap_or_else(|| {
+            panic!("MINISTACK must name the executable; .ci/run installs it and sets this")
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let log = std::fs::File::create(folder.path().join("ministack.log")).unwrap();
+        let process = Command::new(program)
+            .envs([("BIND_HOST", "127.0.0.1"), ("GATEWAY_PORT", &port.to_string())])
+            .current_dir(folder.path())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let this = Self { process, endpoint: format!("http://127.0.0.1:{port}"), client, folder };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while this.client.get(format!("{}/_ministack/health", this.endpoint)).send().await.is_err() {
+            assert!(Instant::now() < deadline, "{}", this.log());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        this
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("ministack.log")).unwrap()
+    }
+
+    /// Puts an object into the bucket from which the template is deployed.
+    async fn upload(&self, name: &str, body: Vec<u8>) {
+        for (url, body) in [
+            (format!("{}/artifacts", self.endpoint), Vec::new()),
+            (format!("{}/artifacts/{name}", self.endpoint), body),
+        ] {
+            let answer = self.client.put(url).body(body).send().await.unwrap();
+            assert!(answer.status().is_success(), "{answer:?}");
+        }
+    }
+
+    /// A call of CloudFormation's query API; gives its answer's XML.
+    async fn cloudformation(&self, action: &str, parameters: &[(&str, &str)]) -> String {
+        let mut form = vec![("Action", action), ("Version", "2010-05-15")];
+        form.extend(parameters);
+        let scope = format!("Credential={CREDENTIAL}/20260101/{REGION}/cloudformation/aws4_request");
+        let request = self
+            .client
+            .post(&self.endpoint)
+            .header("authorization", format!("AWS4-HMAC-SHA256 {scope}, SignedHeaders=host, Signature=0"))
+            .form(&form);
+        let answer = request.send().await.unwrap();
+        let (status, text) = (answer.status(), answer.text().await.unwrap());
+        assert!(status.is_success(), "{action}: {text}");
+        text
+    }
+}
+
+impl Drop for Ministack {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(self.process.id().try_into().unwrap()), Signal::SIGTERM);
+        let _ = self.process.wait();
+    }
+}
+
+/// `deploy/template.yaml` with what `sam package` puts in, without AgentCore.
+fn template(front_door: &str, dynamodb: &str) -> String {
+    let text = include_str!("../../deploy/template.yaml");
+    let mut kept = String::new();
+    let mut skipping = false;
+    for line in text.lines() {
+        // Resources and outputs begin at the second column.
+        if line.starts_with("  ") && !line.starts_with("   ") && line.ends_with(':') {
+            let own = ["AgentRuntime", "AgentLog", "AgentLogGroup", "AgentRuntimeArn"];
+            skipping = own.contains(&line.trim().trim_end_matches(':'));
+        } else if !line.starts_with(' ') {
+            skipping = false;
+        }
+        if !skipping {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+    }
+    let replaced = [
+        ("!GetAtt AgentRuntime.AgentRuntimeArn", AGENT_RUNTIME_ARN.to_owned()),
+        ("${AgentRuntime.AgentRuntimeArn}", AGENT_RUNTIME_ARN.to_owned()),
+        ("CodeUri: ../invoker", "CodeUri: s3://artifacts/invoker.zip".to_owned()),
+        ("DefinitionUri: ../workflow/session.asl.json", "DefinitionUri: s3://artifacts/session.asl.json".to_owned()),
+        (
+            "        Variables:\n",
+            format!("        Variables:\n          AWS_ENDPOINT_URL_BEDROCK_AGENTCORE: http://{front_door}\n          AWS_ENDPOINT_URL_DYNAMODB: {dynamodb}\n"),
+        ),
+    ];
+    for (from, to) in replaced {
+        assert!(kept.contains(from), "the template has no {from:?} any more");
+        kept = kept.replace(from, &to);
+    }
+    assert!(!kept.contains("AgentRuntime."), "{kept}");
+    kept
+}
+
+/// A stack on the engine, with the real agent-runtime.
+struct Deployed<'a> {
+    engine: &'a Ministack,
+    agent: Process,
+    journal: Journal,
+    workflow: aws_sdk_sfn::Client,
+    table: String,
+    state_machine: String,
+}
+
+impl<'a> Deployed<'a> {
+    async fn new(engine: &'a Ministack, name: &str, max_poll_attempts: u32) -> Self {
+        let table = format!("{name}-journal");
+        let environment = [
+            ("HOST", "127.0.0.1"),
+            ("PORT", "0"),
+            ("AGENT_COMMAND", AGENT_COMMAND),
+            ("JOURNAL_TABLE_NAME", &table),
+            ("AWS_ENDPOINT_URL_DYNAMODB", &engine.endpoint),
+            ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "false"),
+            ("AWS_REGION", REGION),
+            ("AWS_ACCESS_KEY_ID", CREDENTIAL),
+            ("AWS_SECRET_ACCESS_KEY", CREDENTIAL),
+        ];
+        let spec = Spec {
+            program: LOCAL.into(),
+            subcommand: AGENT,
+            environment: environment.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            log: engine.folder.path().join(format!("{name}.log")),
+            echo: false,
+        };
+        let (agent, listens) = Process::start(&spec).unwrap();
+        let front_door = front_door::start(&agent.address(listens).await.unwrap()).unwrap();
+        let template = template(&front_door.to_string(), &engine.endpoint);
+        let attempts = max_poll_attempts.to_string();
+        engine
+            .cloudformation(
+                "CreateStack",
+                &[
+                    ("StackName", name),
+                    ("TemplateBody", &template),
+                    ("Capabilities.member.1", "CAPABILITY_IAM"),
+                    ("Capabilities.member.2", "CAPABILITY_AUTO_EXPAND"),
+                    ("Parameters.member.1.ParameterKey", "AgentImageUri"),
+                    ("Parameters.member.1.ParameterValue", "000000000000.dkr.ecr.us-east-1.amazonaws.com/agent:1"),
+                    ("Parameters.member.2.ParameterKey", "MaxPollAttempts"),
+                    ("Parameters.member.2.ParameterValue", &attempts),
+                    ("Parameters.member.3.ParameterKey", "PollMinSeconds"),
+                    ("Parameters.member.3.ParameterValue", "1"),
+                ],
+            )
+            .await;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let stack = engine.cloudformation("DescribeStacks", &[("StackName", name)]).await;
+            if stack.contains("<StackStatus>CREATE_COMPLETE<") {
+                break;
+            }
+            assert!(stack.contains("IN_PROGRESS<") && Instant::now() < deadline, "{stack}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let credentials = Credentials::new(CREDENTIAL, CREDENTIAL, None, None, "test");
+        let config = aws_sdk_dynamodb::config::Builder::new()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new(REGION))
+            .credentials_provider(credentials.clone())
+            .endpoint_url(&engine.endpoint);
+        let settings = Settings { table_name: table.clone(), retention_days: None };
+        let workflow = aws_sdk_sfn::config::Builder::new()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new(REGION))
+            .credentials_provider(credentials)
+            .endpoint_url(&engine.endpoint)
+            .build();
+        Self {
+            engine,
+            agent,
+            journal: Journal::new(config, settings),
+            workflow: aws_sdk_sfn::Client::from_conf(workflow),
+            table,
+            state_machine: format!("arn:aws:states:{REGION}:000000000000:stateMachine:{name}-session"),
+        }
+    }
+
+    /// Runs an execution to its end: its output, or its error and cause.
+    async fn run(&self, name: &str, input: Value) -> Result<Value, (String, String)> {
+        let start = self.workflow.start_execution().state_machine_arn(&self.state_machine);
+        let started = start.name(name).input(input.to_string()).send().await.unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let describe = self.workflow.describe_execution();
+            let execution =
+                describe.execution_arn(&started.execution_arn).send().await.unwrap();
+            match execution.status {
+                ExecutionStatus::Running => {}
+                ExecutionStatus::Succeeded => {
+                    return Ok(serde_json::from_str(&execution.output.unwrap()).unwrap());
+                }
+                _ => return Err((execution.error.unwrap(), execution.cause.unwrap_or_default())),
+            }
+            assert!(Instant::now() < deadline, "{}", self.engine.log());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn events(&self, session_id: &str) -> Vec<Event> {
+        self.journal.events(&session_id.parse().unwrap()).await.unwrap()
+    }
+
+    /// The `session` command, as an operator of this stack would run it.
+    fn session(&self, arguments: &[&str]) -> (Output, String) {
+        let output = Command::new(session_program())
+            .args(arguments)
+            .envs([
+                ("AWS_ENDPOINT_URL", &*self.engine.endpoint),
+                ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "false"),
+                ("AWS_REGION", REGION),
+                ("AWS_ACCESS_KEY_ID", CREDENTIAL),
+                ("AWS_SECRET_ACCESS_KEY", CREDENTIAL),
+                ("JOURNAL_TABLE_NAME", &self.table),
+                ("STATE_MACHINE_ARN", &self.state_machine),
+            ])
+            .output()
+            .unwrap();
+        let shown = String::from_utf8(output.stdout.clone()).unwrap();
+        (output, shown)
+    }
+}
+
+/// The invoker as it is deployed.
+fn invoker_zip() -> Vec<u8> {
+    let program = Path::new(LOCAL).with_file_name("bootstrap");
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let options = SimpleFileOptions::default()
+        .compression_method(zip::CompressionMethod::Stored)
+        .unix_permissions(0o755);
+    zip.start_file("bootstrap", options).unwrap();
+    zip.write_all(&std::fs::read(program).unwrap()).unwrap();
+    zip.finish().unwrap().into_inner()
+}
+
+fn id() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs ministack: MINISTACK=path cargo test -p local --test foreign -- --ignored"]
+async fn the_same_sessions_leave_the_same_journals() {
+    let engine = Ministack::start().await;
+    engine.upload("invoker.zip", invoker_zip()).await;
+    engine.upload("session.asl.json", workflow::SOURCE.into()).await;
+    let stack = Deployed::new(&engine, "many", 600).await;
+
+    let name = id();
+    assert_eq!(stack.run(&name, json!({"prompt": "right"})).await, Ok(json!(7)));
+    check_history("completed", &stack.events(&name).await);
+
+    let name = id();
+    let (error, cause) = stack.run(&name, json!({"prompt": "wrong"})).await.unwrap_err();
+    assert_eq!((&*error, &*cause), ("AgentError", "wrong input (exit status: 1)"));
+    check_history("agent-failed", &stack.events(&name).await);
+
+    for (input, by_name) in [
+        (json!({"session_id": "too-short"}), false),
+        (json!({"session_id": 7}), false),
+        (json!({"session_id": null}), false),
+        (json!({}), true),
+        (json!([1]), true),
+    ] {
+        let name = format!("short-{}", &id()[..8]);
+        let (error, cause) = stack.run(&name, input.clone()).await.unwrap_err();
+        assert_eq!(error, "SessionIdInvalid", "{input}");
+        assert!(cause.contains("33 to 100 characters"), "{cause}");
+        assert_eq!(cause.contains("give session_id in the input"), by_name, "{input}: {cause}");
+    }
+
+    let twice = id();
+    let wrong = stack.run(&id(), json!({"session_id": twice, "prompt": "wrong"})).await;
+    assert_eq!(wrong.unwrap_err().0, "AgentError");
+    let right = stack.run(&id(), json!({"session_id": twice, "prompt": "right"})).await;
+    assert_eq!(right, Ok(json!(7)));
+    check_history("two-runs", &stack.events(&twice).await);
+
+    // The operator's command, as against the local engine.
+    let (output, shown) = stack.session(&["start", "--watch", "wrong"]);
+    assert_eq!(output.status.code(), Some(1), "{shown}{output:?}");
+    let started = shown.lines().next().unwrap();
+    let (output, shown) = stack.session(&["explain", started]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(shown.contains("Cause: AgentError: wrong input (exit status: 1)"), "{shown}");
+    let (output, shown) = stack.session(&["events", &twice, "--all", "--json"]);
+    assert_eq!((output.status.code(), shown.lines().count()), (Some(0), 13), "{shown}");
+
+    let few = Deployed::new(&engine, "few", 3).await;
+    let name = id();
+    let (error, cause) = few.run(&name, json!({"prompt": "forever"})).await.unwrap_err();
+    assert_eq!(error, "PollAttemptsSpent");
+    assert!(cause.contains("within 3 polls"), "{cause}");
+    check_history("container-killed", &few.events(&name).await);
+
+    // Nobody behind the front door: the Lambda fails with AgentCore's error.
+    stop(&few.agent).await;
+    let name = id();
+    let (error, cause) = few.run(&name, json!({})).await.unwrap_err();
+    assert_eq!(error, "RuntimeClientError");
+    assert!(cause.contains("the container does not answer"), "{cause}");
+    check_history("invocation-failed", &few.events(&name).await);
+}
+
+/// Stops the container and waits for it.
+async fn stop(agent: &Process) {
+    kill(Pid::from_raw(agent.id()), Signal::SIGTERM).unwrap();
+    agent.ended().await;
+}
