@@ -193,9 +193,7 @@ Ctrl-C stops it."
         () = stop.requested() => ExitCode::SUCCESS,
     };
     step_functions.stop().await;
-    if let Some(system) = Arc::into_inner(system) {
-        system.stop().await;
-    }
+    system.stop().await;
     Ok(code)
 }
 

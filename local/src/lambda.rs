@@ -123,8 +123,8 @@ impl Lambda {
     }
 
     /// Stops the function and the Runtime API.
-    pub async fn stop(self) {
-        if let Some(Environment { simulator, process }) = self.environment.into_inner() {
+    pub async fn stop(&self) {
+        if let Some(Environment { simulator, process }) = self.environment.lock().await.take() {
             process.stop().await;
             simulator.shutdown().await;
         }

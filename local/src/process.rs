@@ -114,7 +114,7 @@ impl Process {
     }
 
     /// Stops the child: SIGTERM, and SIGKILL to its group if that does not help.
-    pub async fn stop(self) {
+    pub async fn stop(&self) {
         if !self.has_ended() {
             let _ = kill(self.group, Signal::SIGTERM);
             if tokio::time::timeout(STOP_DEADLINE, self.ended()).await.is_err() {

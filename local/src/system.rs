@@ -139,9 +139,9 @@ impl System {
 
     /// Stops everything: first the processes, so that they can write their last events, last the
     /// database.
-    pub async fn stop(self) {
+    pub async fn stop(&self) {
         let agent = async {
-            if let Some(agent) = self.agent {
+            if let Some(agent) = &self.agent {
                 agent.stop().await;
             }
         };

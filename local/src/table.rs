@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -25,8 +26,13 @@ pub struct Table {
     pub database: Database,
     /// Where the engine speaks DynamoDB's protocol.
     pub address: SocketAddr,
-    stop: Option<oneshot::Sender<()>>,
-    server: JoinHandle<Result<(), String>>,
+    server: Mutex<Option<Server>>,
+}
+
+/// The server's task, which ends when the sender is dropped.
+struct Server {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Result<(), String>>,
 }
 
 impl Table {
@@ -52,14 +58,14 @@ impl Table {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel();
-        let server = tokio::spawn(dynoxide::server::serve_with_shutdown(
+        let task = tokio::spawn(dynoxide::server::serve_with_shutdown(
             tokio::net::TcpListener::from_std(listener)?,
             database.clone(),
             async {
                 let _ = stopped.await;
             },
         ));
-        Ok(Self { database, address, stop: Some(stop), server })
+        Ok(Self { database, address, server: Mutex::new(Some(Server { stop, task })) })
     }
 
     /// The endpoint for `AWS_ENDPOINT_URL_DYNAMODB` and `--endpoint-url`.
@@ -86,10 +92,13 @@ impl Table {
     }
 
     /// Stops the server after the requests that are under way, which get a second.
-    pub async fn close(mut self) {
-        drop(self.stop.take());
-        if tokio::time::timeout(Duration::from_secs(1), &mut self.server).await.is_err() {
-            self.server.abort();
+    pub async fn close(&self) {
+        let server = self.server.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Server { stop, mut task }) = server {
+            drop(stop);
+            if tokio::time::timeout(Duration::from_secs(1), &mut task).await.is_err() {
+                task.abort();
+            }
         }
     }
 }

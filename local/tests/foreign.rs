@@ -27,6 +27,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use support::{LOCAL, check_history, session_program};
 use tempfile::TempDir;
+use workflow::Definition;
 use zip::write::SimpleFileOptions;
 
 const AGENT_RUNTIME_ARN: &str =
@@ -64,7 +65,8 @@ impl Ministack {
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let this = Self { process, endpoint: format!("http://127.0.0.1:{port}"), client, folder };
         let deadline = Instant::now() + Duration::from_secs(60);
-        while this.client.get(format!("{}/_ministack/health", this.endpoint)).send().await.is_err() {
+        while this.client.get(format!("{}/_ministack/health", this.endpoint)).send().await.is_err()
+        {
             assert!(Instant::now() < deadline, "{}", this.log());
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -90,11 +92,15 @@ impl Ministack {
     async fn cloudformation(&self, action: &str, parameters: &[(&str, &str)]) -> String {
         let mut form = vec![("Action", action), ("Version", "2010-05-15")];
         form.extend(parameters);
-        let scope = format!("Credential={CREDENTIAL}/20260101/{REGION}/cloudformation/aws4_request");
+        let scope =
+            format!("Credential={CREDENTIAL}/20260101/{REGION}/cloudformation/aws4_request");
         let request = self
             .client
             .post(&self.endpoint)
-            .header("authorization", format!("AWS4-HMAC-SHA256 {scope}, SignedHeaders=host, Signature=0"))
+            .header(
+                "authorization",
+                format!("AWS4-HMAC-SHA256 {scope}, SignedHeaders=host, Signature=0"),
+            )
             .form(&form);
         let answer = request.send().await.unwrap();
         let (status, text) = (answer.status(), answer.text().await.unwrap());
@@ -132,10 +138,15 @@ fn template(front_door: &str, dynamodb: &str) -> String {
         ("!GetAtt AgentRuntime.AgentRuntimeArn", AGENT_RUNTIME_ARN.to_owned()),
         ("${AgentRuntime.AgentRuntimeArn}", AGENT_RUNTIME_ARN.to_owned()),
         ("CodeUri: ../invoker", "CodeUri: s3://artifacts/invoker.zip".to_owned()),
-        ("DefinitionUri: ../workflow/session.asl.json", "DefinitionUri: s3://artifacts/session.asl.json".to_owned()),
+        (
+            "DefinitionUri: ../workflow/session.asl.json",
+            "DefinitionUri: s3://artifacts/session.asl.json".to_owned(),
+        ),
         (
             "        Variables:\n",
-            format!("        Variables:\n          AWS_ENDPOINT_URL_BEDROCK_AGENTCORE: http://{front_door}\n          AWS_ENDPOINT_URL_DYNAMODB: {dynamodb}\n"),
+            format!(
+                "        Variables:\n          AWS_ENDPOINT_URL_BEDROCK_AGENTCORE: http://{front_door}\n          AWS_ENDPOINT_URL_DYNAMODB: {dynamodb}\n"
+            ),
         ),
     ];
     for (from, to) in replaced {
@@ -173,7 +184,9 @@ impl<'a> Deployed<'a> {
         let spec = Spec {
             program: LOCAL.into(),
             subcommand: AGENT,
-            environment: environment.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            environment: environment
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
             log: engine.folder.path().join(format!("{name}.log")),
             echo: false,
         };
@@ -190,7 +203,10 @@ impl<'a> Deployed<'a> {
                     ("Capabilities.member.1", "CAPABILITY_IAM"),
                     ("Capabilities.member.2", "CAPABILITY_AUTO_EXPAND"),
                     ("Parameters.member.1.ParameterKey", "AgentImageUri"),
-                    ("Parameters.member.1.ParameterValue", "000000000000.dkr.ecr.us-east-1.amazonaws.com/agent:1"),
+                    (
+                        "Parameters.member.1.ParameterValue",
+                        "000000000000.dkr.ecr.us-east-1.amazonaws.com/agent:1",
+                    ),
                     ("Parameters.member.2.ParameterKey", "MaxPollAttempts"),
                     ("Parameters.member.2.ParameterValue", &attempts),
                     ("Parameters.member.3.ParameterKey", "PollMinSeconds"),
@@ -226,7 +242,9 @@ impl<'a> Deployed<'a> {
             journal: Journal::new(config, settings),
             workflow: aws_sdk_sfn::Client::from_conf(workflow),
             table,
-            state_machine: format!("arn:aws:states:{REGION}:000000000000:stateMachine:{name}-session"),
+            state_machine: format!(
+                "arn:aws:states:{REGION}:000000000000:stateMachine:{name}-session"
+            ),
         }
     }
 
@@ -237,8 +255,7 @@ impl<'a> Deployed<'a> {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             let describe = self.workflow.describe_execution();
-            let execution =
-                describe.execution_arn(&started.execution_arn).send().await.unwrap();
+            let execution = describe.execution_arn(&started.execution_arn).send().await.unwrap();
             match execution.status {
                 ExecutionStatus::Running => {}
                 ExecutionStatus::Succeeded => {
@@ -347,7 +364,7 @@ async fn the_same_sessions_leave_the_same_journals() {
     check_history("container-killed", &few.events(&name).await);
 
     // Nobody behind the front door: the Lambda fails with AgentCore's error.
-    stop(&few.agent).await;
+    few.agent.stop().await;
     let name = id();
     let (error, cause) = few.run(&name, json!({})).await.unwrap_err();
     assert_eq!(error, "RuntimeClientError");
@@ -355,8 +372,44 @@ async fn the_same_sessions_leave_the_same_journals() {
     check_history("invocation-failed", &few.events(&name).await);
 }
 
-/// Stops the container and waits for it.
-async fn stop(agent: &Process) {
-    kill(Pid::from_raw(agent.id()), Signal::SIGTERM).unwrap();
-    agent.ended().await;
+#[test]
+#[ignore = "needs asl-validator: ASL_VALIDATOR=path cargo test -p local --test foreign -- --ignored"]
+fn asl_validator_accepts_the_definition_with_every_substitution() {
+    let program = std::env::var_os("ASL_VALIDATOR").unwrap_or_else(|| {
+        panic!("ASL_VALIDATOR must name the executable; .ci/run installs it and sets this")
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rendered.asl.json");
+    let accepts = |definition: &str| {
+        std::fs::write(&file, definition).unwrap();
+        Command::new(&program).arg("--json-path").arg(&file).output().unwrap()
+    };
+    let smallest = Definition {
+        journal_table_name: "table".to_owned(),
+        invoker_function_arn: "function".to_owned(),
+        journal_retention_days: 0,
+        poll_min_seconds: 1,
+        poll_max_seconds: 1,
+        max_poll_attempts: 1,
+    };
+    let largest = Definition {
+        journal_table_name: "t".repeat(255),
+        invoker_function_arn: "arn:aws:lambda:us-east-1:000000000000:function:invoker:live"
+            .to_owned(),
+        journal_retention_days: 36_500,
+        poll_min_seconds: 60,
+        poll_max_seconds: 3_600,
+        max_poll_attempts: 2_000,
+    };
+    for definition in [smallest, largest] {
+        let rendered = definition.render().unwrap().to_string();
+        for (name, value) in definition.substitutions() {
+            assert!(rendered.contains(&value), "{name}");
+        }
+        let output = accepts(&rendered);
+        assert!(output.status.success(), "{output:?}");
+        let broken = rendered.replace("\"Next\":\"HasEnded\"", "\"Next\":\"Nowhere\"");
+        assert_ne!(broken, rendered);
+        assert!(!accepts(&broken).status.success(), "it accepts anything");
+    }
 }

@@ -168,6 +168,27 @@ fn every_history_is_shown_and_explained() {
     }
 }
 
+/// The examples of LOCAL_DEVELOPMENT.md, as this test would print them.
+#[test]
+fn the_documents_examples_are_what_the_command_says() {
+    let document = include_str!("../../LOCAL_DEVELOPMENT.md");
+    let mut table =
+        String::from("| journal | exit code | `session explain` begins |\n|---|---|---|\n");
+    for (name, code, _) in EXPLAINED {
+        let events = history(name);
+        let explanation = explain(&runs(&events), later(&events));
+        let first = explanation.lines().next().unwrap();
+        table += &format!("| `{name}` | {code} | {first} |\n");
+    }
+    let killed = history("container-killed");
+    let killed = explain(&runs(&killed), later(&killed));
+    let failed = rendered(&history("agent-failed"));
+    let (failed, _) = failed.split_once("\n\nThe session").unwrap();
+    for example in [&*table, &*killed, failed] {
+        assert!(document.contains(example), "LOCAL_DEVELOPMENT.md does not have:\n{example}");
+    }
+}
+
 #[test]
 fn every_event_of_a_history_stands_in_its_json_line() {
     for (name, ..) in EXPLAINED {
