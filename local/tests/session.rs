@@ -15,8 +15,8 @@ use aws_sdk_sfn::types::ExecutionStatus;
 use journal::{Draft, Event, SessionId, Source, Status};
 use local::step_functions::{STATE_MACHINE_ARN, StepFunctions};
 use local::table::{CREDENTIAL, REGION, TABLE_NAME, Table};
-use serde_json::{Map, Value, json};
-use support::{Stack, session_program};
+use serde_json::json;
+use support::{Stack, put, put_history, session_program};
 use workflow::history::{newest, runs};
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -42,29 +42,6 @@ fn texts(output: &Output) -> (Option<i32>, String, String) {
 async fn run(table: &Table, arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = session(table, arguments);
     tokio::task::spawn_blocking(move || texts(&command.output().unwrap())).await.unwrap()
-}
-
-/// Puts an event as it stands, whatever it says.
-fn put(table: &Table, event: &Event) {
-    let fields: Map<String, Value> =
-        serde_json::from_value(serde_json::to_value(event).unwrap()).unwrap();
-    let item: Map<_, _> = fields
-        .into_iter()
-        .map(|(name, value)| match value {
-            Value::Bool(value) => (name, json!({"BOOL": value})),
-            value => (name, json!({"S": value})),
-        })
-        .collect();
-    let request = json!({"TableName": TABLE_NAME, "Item": item});
-    table.database.put_item(serde_json::from_value(request).unwrap()).unwrap();
-}
-
-/// Puts a kept history; gives its events.
-fn put_history(table: &Table, name: &str) -> Vec<Event> {
-    let text = std::fs::read_to_string(support::history_file(name)).unwrap();
-    let events: Vec<Event> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    events.iter().for_each(|event| put(table, event));
-    events
 }
 
 fn id_of(events: &[Event]) -> SessionId {

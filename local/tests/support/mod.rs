@@ -13,8 +13,8 @@ use journal::{Event, Journal, SessionId};
 use local::asl::{Execution, Outcome, Resource, ServiceError, Services};
 use local::front_door;
 use local::system::{Options, System};
-use local::table::Table;
-use serde_json::Value;
+use local::table::{TABLE_NAME, Table};
+use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 use workflow::history::runs;
@@ -195,4 +195,27 @@ pub fn check_history(name: &str, events: &[Event]) {
     let kept = std::fs::read_to_string(&file).unwrap();
     let kept: Vec<Event> = kept.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(shape(events), shape(&kept), "{name}");
+}
+
+/// Puts an event as it stands, whatever it says.
+pub fn put(table: &Table, event: &Event) {
+    let fields: Map<String, Value> =
+        serde_json::from_value(serde_json::to_value(event).unwrap()).unwrap();
+    let item: Map<_, _> = fields
+        .into_iter()
+        .map(|(name, value)| match value {
+            Value::Bool(value) => (name, json!({"BOOL": value})),
+            value => (name, json!({"S": value})),
+        })
+        .collect();
+    let request = json!({"TableName": TABLE_NAME, "Item": item});
+    table.database.put_item(serde_json::from_value(request).unwrap()).unwrap();
+}
+
+/// Puts a kept history; gives its events.
+pub fn put_history(table: &Table, name: &str) -> Vec<Event> {
+    let text = std::fs::read_to_string(history_file(name)).unwrap();
+    let events: Vec<Event> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    events.iter().for_each(|event| put(table, event));
+    events
 }

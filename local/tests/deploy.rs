@@ -1,0 +1,221 @@
+//! What `deploy/template.yaml` allows: exactly what is listed here.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+
+use std::collections::BTreeSet;
+
+use saphyr::{LoadableYamlNode, Scalar, Yaml};
+use serde_json::{Map, Value};
+
+/// `!Ref x` as `{"!Ref": "x"}`, everything else as it stands.
+fn to_json(node: &Yaml) -> Value {
+    match node {
+        Yaml::Value(Scalar::Null) => Value::Null,
+        Yaml::Value(Scalar::Boolean(value)) => Value::from(*value),
+        Yaml::Value(Scalar::Integer(value)) => Value::from(*value),
+        Yaml::Value(Scalar::FloatingPoint(value)) => Value::from(value.0),
+        Yaml::Value(Scalar::String(text)) => Value::from(text.as_ref()),
+        Yaml::Sequence(items) => items.iter().map(to_json).collect(),
+        Yaml::Mapping(fields) => {
+            let name = |key| match to_json(key) {
+                Value::String(name) => name,
+                other => other.to_string(),
+            };
+            Value::Object(fields.iter().map(|(key, value)| (name(key), to_json(value))).collect())
+        }
+        Yaml::Tagged(tag, value) => {
+            Value::Object(Map::from_iter([(format!("!{}", tag.suffix), to_json(value))]))
+        }
+        other => panic!("unexpected: {other:?}"),
+    }
+}
+
+fn template() -> Value {
+    to_json(&Yaml::load_from_str(include_str!("../../deploy/template.yaml")).unwrap()[0])
+}
+
+/// A value as one reads it in the template; of `!Sub [text, variables]` the text.
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Object(tagged) if tagged.len() == 1 => {
+            let (tag, value) = tagged.iter().next().unwrap();
+            match value {
+                Value::Array(items) if tag == "!Sub" => text(&items[0]),
+                value if tag == "!Sub" => text(value),
+                value => format!("{tag} {}", text(value)),
+            }
+        }
+        other => other.to_string(),
+    }
+}
+
+/// One or several.
+fn each(value: &Value) -> Vec<String> {
+    match value {
+        Value::Array(items) => items.iter().map(text).collect(),
+        one => vec![text(one)],
+    }
+}
+
+/// A policy's statements, one line for each action and resource.
+fn statements(owner: &str, policy: &Value) -> BTreeSet<String> {
+    let mut lines = BTreeSet::new();
+    for statement in policy["Statement"].as_array().unwrap() {
+        let known = ["Sid", "Effect", "Principal", "Action", "Resource", "Condition"];
+        let fields = statement.as_object().unwrap();
+        assert!(fields.keys().all(|key| known.contains(&key.as_str())), "{statement}");
+        let principal = match &statement["Principal"] {
+            Value::Null => String::new(),
+            Value::String(all) => format!(" to {all}"),
+            Value::Object(service) => format!(" to {}", text(&service["Service"])),
+            other => panic!("{other}"),
+        };
+        let condition = match &statement["Condition"] {
+            Value::Object(tests) => {
+                let tests = tests.iter().flat_map(|(test, keys)| {
+                    keys.as_object()
+                        .unwrap()
+                        .iter()
+                        .map(move |(key, value)| format!(" if {test} {key} {}", text(value)))
+                });
+                tests.collect::<String>()
+            }
+            _ => String::new(),
+        };
+        let effect = text(&statement["Effect"]);
+        for action in each(&statement["Action"]) {
+            let resources = match &statement["Resource"] {
+                Value::Null => vec!["itself".to_owned()],
+                resources => each(resources),
+            };
+            for resource in resources {
+                lines.insert(format!(
+                    "{owner}: {effect} {action} on {resource}{principal}{condition}"
+                ));
+            }
+        }
+    }
+    lines
+}
+
+const LOGS: &str = "arn:${AWS::Partition}:logs:${AWS::Region}:${AWS::AccountId}:log-group:";
+const STATES: &str = "arn:${AWS::Partition}:states:${AWS::Region}:${AWS::AccountId}:stateMachine:";
+const AGENTCORE: &str = "arn:${AWS::Partition}:bedrock-agentcore:${AWS::Region}:${AWS::AccountId}:";
+const ACCOUNT: &str = "if StringEquals aws:SourceAccount !Ref AWS::AccountId";
+const TABLE: &str = "arn:${AWS::Partition}:dynamodb:${AWS::Region}:${AWS::AccountId}:table/${AWS::StackName}-journal";
+
+fn allowed() -> BTreeSet<String> {
+    let mut allowed = BTreeSet::from([
+        // The journal: exactly this, on exactly this table.
+        "WorkflowRole: Allow dynamodb:PutItem on !GetAtt JournalTable.Arn".to_owned(),
+        "WorkflowRole: Allow dynamodb:Query on !GetAtt JournalTable.Arn".to_owned(),
+        "InvokerRole: Allow dynamodb:PutItem on !GetAtt JournalTable.Arn".to_owned(),
+        "AgentRole: Allow dynamodb:PutItem on !GetAtt JournalTable.Arn".to_owned(),
+        // Who calls whom.
+        "WorkflowRole: Allow lambda:InvokeFunction on !GetAtt Invoker.Arn".to_owned(),
+        "InvokerRole: Allow bedrock-agentcore:InvokeAgentRuntime on !GetAtt AgentRuntime.AgentRuntimeArn".to_owned(),
+        "InvokerRole: Allow bedrock-agentcore:InvokeAgentRuntime on ${AgentRuntime.AgentRuntimeArn}/runtime-endpoint/*".to_owned(),
+        // Logs and image.
+        "InvokerRole: Allow logs:CreateLogStream on !GetAtt InvokerLog.Arn".to_owned(),
+        "InvokerRole: Allow logs:PutLogEvents on !GetAtt InvokerLog.Arn".to_owned(),
+        "AgentRole: Allow ecr:BatchGetImage on arn:${AWS::Partition}:ecr:${AWS::Region}:${AWS::AccountId}:repository/${Repository}".to_owned(),
+        "AgentRole: Allow ecr:GetDownloadUrlForLayer on arn:${AWS::Partition}:ecr:${AWS::Region}:${AWS::AccountId}:repository/${Repository}".to_owned(),
+        "AgentRole: Allow ecr:GetAuthorizationToken on *".to_owned(),
+        format!("AgentRole: Allow logs:CreateLogGroup on {LOGS}/aws/bedrock-agentcore/runtimes/${{AgentName}}-*"),
+        format!("AgentRole: Allow logs:DescribeLogStreams on {LOGS}/aws/bedrock-agentcore/runtimes/${{AgentName}}-*"),
+        format!("AgentRole: Allow logs:CreateLogStream on {LOGS}/aws/bedrock-agentcore/runtimes/${{AgentName}}-*:log-stream:*"),
+        format!("AgentRole: Allow logs:PutLogEvents on {LOGS}/aws/bedrock-agentcore/runtimes/${{AgentName}}-*:log-stream:*"),
+        format!("AgentRole: Allow logs:DescribeLogGroups on {LOGS}*"),
+        // Who may be whom.
+        format!("WorkflowRole: Allow sts:AssumeRole on itself to states.amazonaws.com {ACCOUNT} if ArnLike aws:SourceArn {STATES}${{AWS::StackName}}-session"),
+        format!("InvokerRole: Allow sts:AssumeRole on itself to lambda.amazonaws.com {ACCOUNT}"),
+        format!("AgentRole: Allow sts:AssumeRole on itself to bedrock-agentcore.amazonaws.com {ACCOUNT} if ArnLike aws:SourceArn {AGENTCORE}*"),
+    ]);
+    for write in [
+        "BatchWriteItem",
+        "DeleteItem",
+        "PartiQLDelete",
+        "PartiQLInsert",
+        "PartiQLUpdate",
+        "UpdateItem",
+    ] {
+        allowed.insert(format!("JournalTable: Deny dynamodb:{write} on {TABLE} to *"));
+    }
+    allowed
+}
+
+#[test]
+fn the_template_allows_what_is_listed_and_nothing_else() {
+    let template = template();
+    let mut found = BTreeSet::new();
+    let mut types = BTreeSet::new();
+    for (name, resource) in template["Resources"].as_object().unwrap() {
+        let kind = resource["Type"].as_str().unwrap();
+        let properties = &resource["Properties"];
+        types.insert(kind);
+        match kind {
+            "AWS::IAM::Role" => {
+                let known = ["AssumeRolePolicyDocument", "Policies"];
+                let fields = properties.as_object().unwrap();
+                assert!(
+                    fields.keys().all(|key| known.contains(&key.as_str())),
+                    "{name}: {fields:?}"
+                );
+                found.extend(statements(name, &properties["AssumeRolePolicyDocument"]));
+                for policy in properties["Policies"].as_array().unwrap() {
+                    found.extend(statements(name, &policy["PolicyDocument"]));
+                }
+            }
+            // SAM would make a role of its own, or add to one.
+            "AWS::Serverless::Function" | "AWS::Serverless::StateMachine" => {
+                assert!(text(&properties["Role"]).ends_with("Role.Arn"), "{name}");
+                for adds in ["Policies", "Events", "Tracing", "FunctionUrlConfig"] {
+                    assert_eq!(properties[adds], Value::Null, "{name}: {adds}");
+                }
+            }
+            "AWS::DynamoDB::Table" => {
+                let policy = &properties["ResourcePolicy"]["!If"];
+                assert_eq!(policy[0], "ProtectsJournal");
+                assert_eq!(text(&policy[2]), "!Ref AWS::NoValue");
+                found.extend(statements(name, &policy[1]["PolicyDocument"]));
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(found, allowed());
+    let known = BTreeSet::from([
+        "AWS::BedrockAgentCore::Runtime",
+        "AWS::DynamoDB::Table",
+        "AWS::IAM::Role",
+        "AWS::Logs::LogGroup",
+        "AWS::Serverless::Function",
+        "AWS::Serverless::StateMachine",
+    ]);
+    assert_eq!(types, known, "another type of resource may bring permissions of its own");
+}
+
+#[test]
+fn the_journal_is_kept_and_the_definition_gets_its_substitutions() {
+    let template = template();
+    let table = &template["Resources"]["JournalTable"];
+    assert_eq!(
+        (&table["DeletionPolicy"], &table["UpdateReplacePolicy"]),
+        (&"Retain".into(), &"Retain".into())
+    );
+    let properties = &table["Properties"];
+    assert_eq!(properties["DeletionProtectionEnabled"], true);
+    assert_eq!(properties["PointInTimeRecoverySpecification"]["PointInTimeRecoveryEnabled"], true);
+    assert_eq!(properties["TimeToLiveSpecification"]["AttributeName"], "ExpiresAt");
+    let made = &template["Resources"]["Workflow"]["Properties"]["DefinitionSubstitutions"];
+    let made: BTreeSet<_> = made.as_object().unwrap().keys().map(String::as_str).collect();
+    let definition = workflow::Definition {
+        journal_table_name: String::new(),
+        invoker_function_arn: String::new(),
+        journal_retention_days: 0,
+        poll_min_seconds: 1,
+        poll_max_seconds: 1,
+        max_poll_attempts: 1,
+    };
+    assert_eq!(made, definition.substitutions().map(|(name, _)| name).into());
+}
