@@ -154,7 +154,10 @@ struct Shown(HashSet<String>);
 
 impl Shown {
     fn print(&mut self, events: &[Event]) -> io::Result<()> {
-        for entry in runs(events).iter().flat_map(|run| &run.entries) {
+        let runs = runs(events);
+        let mut entries: Vec<_> = runs.iter().flat_map(|run| &run.entries).collect();
+        entries.sort_by(|a, b| a.event.sort_key.cmp(&b.event.sort_key));
+        for entry in entries {
             if self.0.insert(entry.event.sort_key.clone()) {
                 writeln!(anstream::stdout(), "{}", timeline::line(entry))?;
             }

@@ -87,10 +87,11 @@ impl Process {
     /// If the child ends before, or is slow.
     pub async fn address(&self, listens: oneshot::Receiver<String>) -> Result<String> {
         tokio::select! {
-            address = tokio::time::timeout(START_DEADLINE, listens) => {
-                Ok(address.with_context(|| format!("the {} does not listen", self.name))??)
+            Ok(address) = listens => Ok(address),
+            status = self.ended() => Err(anyhow!("the {} ended at its start: {status}", self.name)),
+            () = tokio::time::sleep(START_DEADLINE) => {
+                Err(anyhow!("the {} does not listen after {} s", self.name, START_DEADLINE.as_secs()))
             }
-            status = self.ended() => Err(anyhow!("{} ended at its start: {status}", self.name)),
         }
     }
 

@@ -61,7 +61,11 @@ impl System {
     /// If a port is taken, a child does not start, or the state machine cannot be run here.
     pub async fn start(options: &Options) -> Result<Self> {
         let table = Table::open(options.database.as_deref(), options.dynamodb_port).await?;
+        let level =
+            std::env::var("RUST_LOG").unwrap_or_else(|_| "info,actix_server=warn".to_owned());
         let environment = [
+            // Its log tells where it listens, whatever the user wants to see of the rest.
+            ("RUST_LOG", format!("{level},agent_runtime::run=info")),
             ("HOST", "127.0.0.1".to_owned()),
             ("PORT", options.agent_port.to_string()),
             ("AGENT_COMMAND", options.agent_command.clone()),

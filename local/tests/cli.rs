@@ -76,6 +76,16 @@ fn an_agent_of_ones_own_runs() {
 }
 
 #[test]
+fn a_log_level_of_the_users_does_not_hide_where_the_agent_listens() {
+    let folder = tempfile::tempdir().unwrap();
+    for level in ["off", "not a level=="] {
+        let mut command = Command::new(LOCAL);
+        let output = command.current_dir(folder.path()).env("RUST_LOG", level).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{level}: {output:?}");
+    }
+}
+
+#[test]
 fn a_reader_that_stops_reading_is_no_crash() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new(LOCAL);

@@ -56,17 +56,18 @@ pub fn summary(run: &Run, number: usize, count: usize, now: Timestamp) -> String
         }
     }];
     if !matches!(run.ending, Ending::Completed(_)) {
-        // A session is open as long as anything in it.
-        let session = |event: &&&Event| event.status == Status::SessionInitiated;
-        lines.extend(run.open.iter().filter(|open| run.open.len() == 1 || !session(open)).map(
-            |open| {
-                format!(
-                    "no end of  {}, which began {} ago",
-                    escape(open.status.as_str()),
-                    ago(open, now)
-                )
-            },
-        ));
+        // A session is open as long as anything in it, and after its agent's failure for a while.
+        let told = |open: &&&Event| {
+            let session = open.status == Status::SessionInitiated;
+            !session || (run.open.len() == 1 && run.ending == Ending::Running)
+        };
+        lines.extend(run.open.iter().filter(told).map(|open| {
+            format!(
+                "no end of  {}, which began {} ago",
+                escape(open.status.as_str()),
+                ago(open, now)
+            )
+        }));
     }
     if let Ending::Completed(end) = run.ending {
         lines.extend(end.result.as_deref().map(|result| {
