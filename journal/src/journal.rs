@@ -101,6 +101,14 @@ impl Journal {
         EventPages::new(self.clone(), session_id.clone())
     }
 
+    /// A session's newest event, if it has one.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub async fn newest(&self, session_id: &SessionId) -> Result<Option<crate::Event>, ReadError> {
+        crate::read::newest(self, session_id).await
+    }
+
     /// The own clock's time.
     pub(crate) fn now(&self) -> Timestamp {
         (self.clock)().into()

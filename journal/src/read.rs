@@ -1,6 +1,8 @@
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::config::{Config, retry::RetryConfig};
+use aws_sdk_dynamodb::operation::query::QueryOutput;
+use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use aws_sdk_dynamodb::types::AttributeValue;
 use thiserror::Error;
 
@@ -52,30 +54,56 @@ impl EventPages {
             Next::After(key) => Some(key.clone()),
             Next::Done => return Ok(None),
         };
-        let table = &self.journal.settings.table_name;
-        let page = self
-            .journal
-            .client
-            .query()
-            .table_name(table)
-            .consistent_read(true)
-            .key_condition_expression("PK = :session AND begins_with(SK, :event)")
-            .expression_attribute_values(
-                ":session",
-                AttributeValue::S(self.session_id.partition_key()),
-            )
-            .expression_attribute_values(":event", AttributeValue::S(SORT_KEY_PREFIX.to_owned()))
-            .set_exclusive_start_key(start)
-            .customize()
-            .config_override(Config::builder().retry_config(RetryConfig::standard()))
-            .send()
-            .await
-            .map_err(|error| ReadError {
-                session_id: self.session_id.clone(),
-                table: table.clone(),
-                fault: SdkFault::new(&error),
-            })?;
+        let query = |query: QueryFluentBuilder| query.set_exclusive_start_key(start);
+        let page = read(&self.journal, &self.session_id, query).await?;
         self.next = page.last_evaluated_key.map_or(Next::Done, Next::After);
-        Ok(Some(page.items.unwrap_or_default().into_iter().map(Event::from_item).collect()))
+        Ok(Some(events(page.items)))
     }
+
+    /// Whether the page read last was the last one.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        matches!(self.next, Next::Done)
+    }
+}
+
+/// The session's newest event.
+pub(crate) async fn newest(
+    journal: &Journal,
+    session_id: &SessionId,
+) -> Result<Option<Event>, ReadError> {
+    let query = |query: QueryFluentBuilder| query.scan_index_forward(false).limit(1);
+    Ok(events(read(journal, session_id, query).await?.items).pop())
+}
+
+fn events(items: Option<Vec<HashMap<String, AttributeValue>>>) -> Vec<Event> {
+    items.unwrap_or_default().into_iter().map(Event::from_item).collect()
+}
+
+/// Queries a session's events, strongly consistent, with the SDK's own retries.
+async fn read(
+    journal: &Journal,
+    session_id: &SessionId,
+    refine: impl FnOnce(QueryFluentBuilder) -> QueryFluentBuilder,
+) -> Result<QueryOutput, ReadError> {
+    let table = &journal.settings.table_name;
+    let session = AttributeValue::S(session_id.partition_key());
+    let query = journal
+        .client
+        .query()
+        .table_name(table)
+        .consistent_read(true)
+        .key_condition_expression("PK = :session AND begins_with(SK, :event)")
+        .expression_attribute_values(":session", session)
+        .expression_attribute_values(":event", AttributeValue::S(SORT_KEY_PREFIX.to_owned()));
+    refine(query)
+        .customize()
+        .config_override(Config::builder().retry_config(RetryConfig::standard()))
+        .send()
+        .await
+        .map_err(|error| ReadError {
+            session_id: session_id.clone(),
+            table: table.clone(),
+            fault: SdkFault::new(&error),
+        })
 }

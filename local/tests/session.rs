@@ -9,6 +9,9 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_web::http::StatusCode;
+use actix_web::web::{self, Bytes, Data};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
 use aws_sdk_sfn::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_sfn::operation::start_execution::StartExecutionError;
 use aws_sdk_sfn::types::ExecutionStatus;
@@ -17,6 +20,7 @@ use local::step_functions::{STATE_MACHINE_ARN, StepFunctions};
 use local::table::{CREDENTIAL, REGION, TABLE_NAME, Table};
 use serde_json::json;
 use support::{Stack, put, put_history, session_program};
+use tokio::sync::Semaphore;
 use workflow::history::{newest, runs};
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -103,20 +107,88 @@ async fn a_broken_history_is_exit_code_4() {
     table.close().await;
 }
 
-#[tokio::test]
-async fn ten_thousand_events_are_shown() {
-    let table = Table::open(None, 0).await.unwrap();
-    let events = put_history(&table, "completed");
-    let (mut note, id) = (events[3].clone(), id_of(&events));
+/// A session that completed, with 10,000 further events of the run `invocation_id`.
+fn put_long_session(table: &Table, invocation_id: Option<&str>) -> SessionId {
+    let events = put_history(table, "completed");
+    let mut note = events[3].clone();
     note.status = "TASK_STEP_COMPLETED".into();
+    if let Some(id) = invocation_id {
+        note.invocation_id = id.to_owned();
+    }
     for n in 0..10_000 {
         note.timestamp = format!("2099-01-01T00:00:00.{n:06}Z");
         note.sort_key = format!("EVENT#{}", note.timestamp);
-        put(&table, &note);
+        put(table, &note);
     }
+    id_of(&events)
+}
+
+/// DynamoDB behind a gate: the second page of a query is given only when the gate is opened.
+#[derive(Clone)]
+struct Gated {
+    endpoint: String,
+    client: reqwest::Client,
+    gate: Arc<Semaphore>,
+}
+
+impl Gated {
+    /// Serves it; gives its endpoint and the gate, which closing the semaphore opens for good.
+    fn start(table: &Table) -> (String, Arc<Semaphore>) {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let gate = Arc::new(Semaphore::new(0));
+        let this = Self { endpoint: table.endpoint(), client, gate: Arc::clone(&gate) };
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = HttpServer::new(move || {
+            App::new().app_data(Data::new(this.clone())).default_service(web::to(Self::forward))
+        });
+        tokio::spawn(server.workers(1).disable_signals().listen(listener).unwrap().run());
+        (format!("http://{address}"), gate)
+    }
+
+    async fn forward(http: HttpRequest, body: Bytes, this: Data<Self>) -> HttpResponse {
+        if String::from_utf8_lossy(&body).contains("ExclusiveStartKey") {
+            let _ = this.gate.acquire().await;
+        }
+        let mut request = this.client.post(&this.endpoint).body(body.to_vec());
+        for name in ["x-amz-target", "x-amz-date", "authorization", "content-type"] {
+            request = request.header(name, http.headers().get(name).unwrap().to_str().unwrap());
+        }
+        let answer = request.send().await.unwrap();
+        let status = StatusCode::from_u16(answer.status().as_u16()).unwrap();
+        HttpResponse::build(status).body(answer.bytes().await.unwrap())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_session_is_shown_from_its_first_page_on() {
+    let table = Table::open(None, 0).await.unwrap();
+    let id = put_long_session(&table, None);
+    let (endpoint, gate) = Gated::start(&table);
+    let mut command = session(&table, &["events", id.as_str()]);
+    command.env("AWS_ENDPOINT_URL_DYNAMODB", endpoint).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains("SESSION_INITIATED"));
+    gate.close();
+    let notes = lines.filter(|line| line.as_ref().unwrap().contains("TASK_STEP_COMPLETED"));
+    assert_eq!(notes.count(), 10_000);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    table.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_long_session_too_only_the_newest_run_is_shown() {
+    let table = Table::open(None, 0).await.unwrap();
+    let id = put_long_session(&table, Some("run-2"));
     let (exit, shown, _) = run(&table, &["events", id.as_str()]).await;
-    assert_eq!(exit, Some(0));
+    assert_eq!(exit, Some(3));
     assert_eq!(shown.matches("TASK_STEP_COMPLETED").count(), 10_000);
+    assert!(
+        !shown.contains("SESSION_INITIATED") && shown.contains("(2 of 2)"),
+        "{}",
+        &shown[..500]
+    );
     table.close().await;
 }
 

@@ -3,7 +3,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, ensure};
 use clap::Args;
 use journal::{Ending, Event, FaultKind, Journal, SessionId, Status};
 use tokio::time::Instant;
@@ -46,8 +46,24 @@ pub async fn show(journal: &Journal, args: &EventsArgs) -> Result<ExitCode> {
     if args.follow {
         return follow(journal, &args.id, screen, None, async || Ok(None)).await;
     }
-    let events = events(journal, &args.id).await?;
-    let runs = runs(&events);
+    let mut pages = journal.pages(&args.id);
+    let mut events = Vec::new();
+    // The run of a long session's newest event, which is the newest run as a rule.
+    let mut probable = None;
+    while let Some(page) = pages.next().await? {
+        let first_page = events.is_empty();
+        events.extend(page);
+        if first_page && !pages.is_done() && !args.view.json {
+            probable = journal.newest(&args.id).await?.map(|event| event.invocation_id);
+        }
+        // Nobody has to wait for the last page to see the first line.
+        if let (Some(probable), [run]) = (&probable, &*runs(&events))
+            && run.invocation_id == probable
+        {
+            screen.show(std::slice::from_ref(run), probable)?;
+        }
+    }
+    let runs = runs(not_empty(&events, &args.id)?);
     let run = newest(&runs).map_or("", |run| run.invocation_id);
     screen.show(&runs, run)?;
     screen.end(&runs, run)
@@ -55,19 +71,17 @@ pub async fn show(journal: &Journal, args: &EventsArgs) -> Result<ExitCode> {
 
 /// Says what happened to a session.
 pub async fn tell(journal: &Journal, id: &SessionId) -> Result<ExitCode> {
-    let events = events(journal, id).await?;
-    let runs = runs(&events);
+    let events = journal.events(id).await?;
+    let runs = runs(not_empty(&events, id)?);
     writeln!(anstream::stdout(), "{}", explain(&runs, SystemTime::now().into()))?;
     Ok(newest(&runs).map_or(0, Run::exit_code).into())
 }
 
-async fn events(journal: &Journal, id: &SessionId) -> Result<Vec<Event>> {
-    let events = journal.events(id).await?;
-    if events.is_empty() {
-        bail!(
-            "the journal has no event of session {id}: it never began, or it could not write its first event (aws stepfunctions list-executions tells)"
-        );
-    }
+fn not_empty<'a>(events: &'a [Event], id: &SessionId) -> Result<&'a [Event]> {
+    ensure!(
+        !events.is_empty(),
+        "the journal has no event of session {id}: it never began, or it could not write its first event (aws stepfunctions list-executions tells)"
+    );
     Ok(events)
 }
 
@@ -137,7 +151,7 @@ pub struct Screen<'a> {
     view: &'a View,
     /// The sort keys of the events that were shown.
     shown: HashSet<String>,
-    /// The run of the last line, if all are shown.
+    /// The run of the last line.
     run: Option<String>,
 }
 
@@ -162,10 +176,11 @@ impl<'a> Screen<'a> {
                     writeln!(out, "{}", timeline::json_line(entry.event)?)?;
                     continue;
                 }
-                if self.view.all && self.run.as_deref() != Some(run.invocation_id) {
+                let another = self.run.as_deref() != Some(run.invocation_id);
+                if another && (self.view.all || self.run.is_some()) {
                     writeln!(out, "run {number}: {}", timeline::escape(run.invocation_id))?;
-                    self.run = Some(run.invocation_id.to_owned());
                 }
+                self.run = Some(run.invocation_id.to_owned());
                 writeln!(out, "{}", timeline::line(entry))?;
             }
         }
