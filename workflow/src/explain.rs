@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use journal::{Ending, Status, Timestamp};
+use journal::{Ending, Event, Status, Timestamp};
 
 use crate::history::{Run, newest};
 use crate::timeline::{ago, duration, escape, failure};
@@ -87,26 +87,42 @@ fn what_happened(run: &Run, now: Timestamp) -> String {
             "the workflow waited for the end of the agent until its polls were spent. {}",
             silence(run, now)
         ),
-        _ if error_type.starts_with("DynamoDb.") => {
-            "the workflow could not read the journal, so it could not see the agent's end"
-                .to_owned()
+        _ => {
+            let called = run.find(&Status::AgentInvocationStarted).is_some();
+            let otherwise = match called {
+                true => "the workflow gave up",
+                false => "the invoker failed before it called AgentCore",
+            };
+            journal_refused(cause).unwrap_or(otherwise).to_owned()
         }
-        _ if error_type.starts_with("DynamoDB.") || error_type == "SessionIdInUse" => {
-            "the workflow could not write the session's first event".to_owned()
-        }
-        _ if run.find(&Status::AgentInvocationStarted).is_none() => {
-            "the invoker failed before it called AgentCore".to_owned()
-        }
-        _ => "the workflow gave up".to_owned(),
     };
     format!("The session failed: {}.", why.trim_end_matches('.'))
+}
+
+/// What the workflow itself could not do with the journal, if that is why it failed.
+fn journal_refused(cause: &Event) -> Option<&'static str> {
+    let error_type = cause.error_type.as_deref()?;
+    if error_type.starts_with("DynamoDb.") {
+        return Some(
+            "the workflow could not read the journal, so it could not see the agent's end",
+        );
+    }
+    (error_type.starts_with("DynamoDB.") || error_type == "SessionIdInUse")
+        .then_some("the workflow could not write the session's first event")
 }
 
 /// What is known of a run of which no end was journaled: the deepest step that began.
 fn silence(run: &Run, now: Timestamp) -> String {
     let since =
         |status: &Status| run.find(status).map(|entry| ago(entry.event, now)).unwrap_or_default();
+    let has = |status: &Status| run.find(status).is_some();
     match stopped_at(run) {
+        Hop::Agent
+            if has(&Status::AgentBackgroundTaskCompleted)
+                || has(&Status::AgentBackgroundTaskFailed) =>
+        {
+            "The agent's own end came only after that.".to_owned()
+        }
         Hop::Agent => format!(
             "AGENT_BACKGROUND_TASK_STARTED was {} ago and has no end: the agent still works, or its container was killed.",
             since(&Status::AgentBackgroundTaskStarted)
@@ -114,6 +130,10 @@ fn silence(run: &Run, now: Timestamp) -> String {
         Hop::Entrypoint => format!(
             "AGENT_ENTRYPOINT_STARTED was {} ago and has no end: the container died before it started the agent, or it cannot write to the journal.",
             since(&Status::AgentEntrypointStarted)
+        ),
+        Hop::AgentCore if has(&Status::AgentInvocationSucceeded) => format!(
+            "AGENT_INVOCATION_SUCCEEDED was {} ago, and no container has journaled the request: what answered is not this agent-runtime, or it writes to another journal.",
+            since(&Status::AgentInvocationSucceeded)
         ),
         Hop::AgentCore => format!(
             "AGENT_INVOCATION_STARTED was {} ago, and no container has journaled the request: the invoker died, the request is under way, or the container cannot write to the journal.",
@@ -131,16 +151,10 @@ fn silence(run: &Run, now: Timestamp) -> String {
 /// failed.
 fn stopped_at(run: &Run) -> Hop {
     let has = |status: &Status| run.find(status).is_some();
-    match run.failure().map(|cause| &cause.status) {
-        Some(Status::AgentEntrypointFailed) => return Hop::Entrypoint,
-        Some(Status::AgentInvocationFailed) => return Hop::AgentCore,
-        Some(Status::SessionFailed) => {
-            let spent = run.failure().and_then(|cause| cause.error_type.as_deref());
-            let journal = spent.is_some_and(|error| error.to_lowercase().starts_with("dynamodb."));
-            if journal {
-                return Hop::Workflow;
-            }
-        }
+    match run.failure().map(|cause| (&cause.status, journal_refused(cause))) {
+        Some((Status::AgentEntrypointFailed, _)) => return Hop::Entrypoint,
+        Some((Status::AgentInvocationFailed, _)) => return Hop::AgentCore,
+        Some((Status::SessionFailed, Some(_))) => return Hop::Workflow,
         _ => {}
     }
     if has(&Status::AgentBackgroundTaskStarted) || has(&Status::AgentBackgroundTaskFailed) {

@@ -238,6 +238,31 @@ fn a_history_that_contradicts_the_rules_is_broken_and_says_how() {
 }
 
 #[test]
+fn what_comes_late_or_from_elsewhere_is_explained_too() {
+    let mut late = history("container-killed");
+    let mut end = history("agent-failed").remove(5);
+    assert_eq!(end.status.as_str(), "AGENT_BACKGROUND_TASK_FAILED");
+    end.invocation_id = late[0].invocation_id.clone();
+    end.timestamp = "2026-12-31T23:59:59.000000Z".to_owned();
+    end.sort_key = format!("EVENT#{}", end.timestamp);
+    late.push(end);
+    let said = explain(&runs(&late), later(&late));
+    assert!(
+        said.contains("until its polls were spent. The agent's own end came only after that."),
+        "{said}"
+    );
+    let mut elsewhere = history("running");
+    elsewhere.retain(|event| event.source != "agent");
+    let said = explain(&runs(&elsewhere), later(&elsewhere));
+    assert!(said.contains("what answered is not this agent-runtime"), "{said}");
+    let mut nothing = history("running");
+    nothing.truncate(1);
+    let said = explain(&runs(&nothing), later(&nothing));
+    assert!(said.contains("the invoker has journaled nothing"), "{said}");
+    assert!(said.contains("It is at: the invoker"), "{said}");
+}
+
+#[test]
 fn what_something_foreign_wrote_is_shown_and_breaks_nothing() {
     let (code, said) = broken("completed", |events| {
         let mut note = events[3].clone();
