@@ -11,7 +11,7 @@ use crate::fault::{SdkFault, refusal};
 use crate::{Event, Journal, SessionId};
 
 /// A page of a session's events could not be read, so the session is not known as a whole.
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, Error)]
 #[error(
     "the events of session {session_id} could not be read: {}",
     refusal(fault, table, "dynamodb:Query")

@@ -126,12 +126,16 @@ async fn show(system: &System, session_id: &SessionId, execution: &Execution) ->
         }
         shown.print(&journal.events(session_id).await?)?;
     };
-    shown.print(&journal.events(session_id).await?)?;
+    let events = journal.events(session_id).await?;
+    shown.print(&events)?;
     let code = match &outcome {
         Outcome::Succeeded(result) => {
             writeln!(out, "\nThe session completed. Result:")?;
             for line in format!("{result:#}").lines() {
                 writeln!(out, "{}", timeline::escape(line))?;
+            }
+            if events.iter().any(|event| event.result_truncated) {
+                writeln!(out, "(cut: the journal keeps the first 64 KB)")?;
             }
             ExitCode::SUCCESS
         }

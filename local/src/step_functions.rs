@@ -19,6 +19,9 @@ use crate::system::System;
 /// The ARN of the one state machine.
 pub const STATE_MACHINE_ARN: &str = "arn:aws:states:us-east-1:000000000000:stateMachine:session";
 
+/// What the name of an execution must not have (Step Functions' API reference).
+const NOT_IN_A_NAME: &str = "<>{}[]?*\"#%\\^|~`$&,;:/";
+
 /// The API, served until it is stopped.
 pub struct StepFunctions {
     /// Where it is served.
@@ -105,10 +108,11 @@ fn start_execution(body: &[u8], state: &State) -> Result<Value, Refusal> {
     let input = serde_json::from_str(request.input.as_deref().unwrap_or("{}"))
         .map_err(|error| Refusal("InvalidExecutionInput", error.to_string()))?;
     let name = request.name.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
-    let named = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
-    if !named || !(1..=80).contains(&name.len()) {
-        let rule = "a name is 1 to 80 characters of A-Z a-z 0-9 - _";
-        return Err(Refusal("InvalidName", rule.to_owned()));
+    let allowed = |c: char| !c.is_whitespace() && !c.is_control() && !NOT_IN_A_NAME.contains(c);
+    if !name.chars().all(allowed) || !(1..=80).contains(&name.chars().count()) {
+        let rule =
+            format!("a name is 1 to 80 characters, without spaces and any of {NOT_IN_A_NAME}");
+        return Err(Refusal("InvalidName", rule));
     }
     let execution = Execution::new(&name, input);
     let arn = execution.id.clone();

@@ -76,6 +76,15 @@ fn an_agent_of_ones_own_runs() {
 }
 
 #[test]
+fn a_result_that_was_cut_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let agent = "sh -c 'head -c 70000 /dev/zero | tr \\\\0 x'";
+    let output = local(folder.path(), &["--agent-command", agent]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(stdout(&output).contains("(cut: the journal keeps the first 64 KB)"));
+}
+
+#[test]
 fn a_log_level_of_the_users_does_not_hide_where_the_agent_listens() {
     let folder = tempfile::tempdir().unwrap();
     for level in ["off", "not a level=="] {

@@ -165,7 +165,7 @@ async fn invoker_crashed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn invoker_retried() {
-    let stack = Stack::start("sh -c 'sleep 2; echo 7'", 600).await;
+    let stack = Stack::start("sh -c 'sleep 4; echo 7'", 600).await;
     let invocations = AtomicU32::new(0);
     let lossy = Faulty(&stack.system, |resource, _: &Value| {
         let first =

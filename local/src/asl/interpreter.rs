@@ -149,7 +149,11 @@ impl Run<'_> {
             }
             State::Choice(choice) => {
                 for rule in &choice.choices {
-                    if eval(&rule.condition, &scope)? == Value::Bool(true) {
+                    let met = eval(&rule.condition, &scope)?;
+                    let met = met.as_bool().ok_or_else(|| {
+                        query_error(format!("Condition must be true or false, not {met}"))
+                    })?;
+                    if met {
                         self.assign(&rule.assign, &scope)?;
                         return Ok(Step::Next(&rule.next, input));
                     }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, ensure};
 use clap::Args;
-use journal::{Ending, Event, FaultKind, Journal, SessionId, Status};
+use journal::{Ending, Event, FaultKind, Journal, SdkFault, SessionId, Status, display_chain};
 use tokio::time::Instant;
 use workflow::history::{Run, newest, runs};
 use workflow::{explain, timeline};
@@ -99,23 +99,22 @@ pub async fn follow(
     id: &SessionId,
     mut screen: Screen<'_>,
     mut run: Option<String>,
-    mut ended: impl AsyncFnMut() -> Result<Option<Elsewhere>>,
+    mut ended: impl AsyncFnMut() -> Result<Option<Elsewhere>, SdkFault>,
 ) -> Result<ExitCode> {
     let mut events: Vec<Event> = Vec::new();
     let mut failed_since = None;
     loop {
         // Asked first: what was written before the end is then in what is read.
-        let elsewhere = ended().await?;
+        let elsewhere = match ended().await {
+            Ok(elsewhere) => elsewhere,
+            Err(fault) => {
+                tolerate(&fault, &fault, &events)?;
+                None
+            }
+        };
         match journal.events(id).await {
             Ok(read) => events = read,
-            Err(error) => {
-                let kind = &error.fault.kind;
-                let lasts = matches!(kind, FaultKind::Credentials | FaultKind::Refused { .. });
-                if events.is_empty() || lasts {
-                    return Err(error.into());
-                }
-                writeln!(std::io::stderr(), "warning: {error}; trying again")?;
-            }
+            Err(error) => tolerate(&error.fault, &error, &events)?,
         }
         let runs = runs(&events);
         run = run.or_else(|| newest(&runs).map(|run| run.invocation_id.to_owned()));
@@ -144,6 +143,19 @@ pub async fn follow(
         }
         tokio::time::sleep(FOLLOW_INTERVAL).await;
     }
+}
+
+/// Says on stderr what passes by itself; an error if it does not, or if nothing was read before.
+fn tolerate<E>(fault: &SdkFault, error: &E, read: &[Event]) -> Result<()>
+where
+    E: Clone + std::error::Error + Send + Sync + 'static,
+{
+    let lasts = matches!(fault.kind, FaultKind::Credentials | FaultKind::Refused { .. });
+    if read.is_empty() || lasts {
+        return Err(error.clone().into());
+    }
+    writeln!(std::io::stderr(), "warning: {}; trying again", display_chain(error))?;
+    Ok(())
 }
 
 /// What was shown of a session. Events that arrive late are shown when they arrive.

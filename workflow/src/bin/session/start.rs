@@ -60,9 +60,7 @@ pub async fn start(
     let view = View::default();
     let ended = async || {
         let execution = client.describe_execution().execution_arn(&arn).send().await;
-        let execution = execution
-            .map_err(|error| SdkFault::new(&error))
-            .with_context(|| format!("cannot ask for the execution {arn}"))?;
+        let execution = execution.map_err(|error| SdkFault::new(&error))?;
         let status = execution.status;
         if status == ExecutionStatus::Running {
             return Ok(None);
