@@ -71,15 +71,14 @@ async fn every_history_is_shown_whole_and_exits_as_it_ended() {
         let (exit, json, _) = run(&table, &["events", id.as_str(), "--all", "--json"]).await;
         assert_eq!(exit, code);
         let read: Vec<Event> = json.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-        let mut by_run: Vec<Event> =
-            runs.iter().flat_map(|run| run.entries.iter().map(|e| e.event.clone())).collect();
-        assert_eq!(read, by_run, "{name}");
+        assert_eq!(read, events, "{name}");
         let (exit, failed, _) =
             run(&table, &["events", id.as_str(), "--all", "--json", "--failed"]).await;
         assert_eq!(exit, code);
-        by_run.retain(|event| event.error_type.is_some());
+        let mut failures = events.clone();
+        failures.retain(|event| event.error_type.is_some());
         let failed: Vec<Event> = failed.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-        assert_eq!(failed, by_run, "{name}");
+        assert_eq!(failed, failures, "{name}");
         let (exit, told, _) = run(&table, &["explain", id.as_str()]).await;
         assert_eq!(exit, code);
         assert!(told.starts_with("The session "), "{name}: {told}");

@@ -191,13 +191,19 @@ fn remarks(run: &Run, runs: usize) -> Vec<String> {
     if completed.is_some() && matches!(run.ending, Ending::Failed(_)) {
         remarks.push("The agent itself completed, and its result is in the journal; it is the workflow that failed.".to_owned());
     }
-    let clamped = run.entries.windows(2).filter(|pair| match pair {
-        [cause, effect] => cause.offset.map(|offset| offset + 1) == effect.offset,
-        _ => false,
+    // What one clock puts before its cause, the journal puts one microsecond behind it.
+    let behind = run.entries.windows(2).find_map(|pair| match pair {
+        [cause, effect] if cause.offset.map(|offset| offset + 1) == effect.offset => {
+            (cause.event.source != effect.event.source).then_some((cause.event, effect.event))
+        }
+        _ => None,
     });
-    let clamped = clamped.count();
-    if clamped > 0 {
-        remarks.push(format!("Clocks differ: {clamped} events stand one microsecond behind their cause, which their own clock puts before it. Their order is right; their times and durations are not."));
+    if let Some((cause, effect)) = behind {
+        remarks.push(format!(
+            "Clocks differ: the clock of the {} is behind that of the {}, so its events stand one microsecond behind their cause. Their order is right; their times and durations are not.",
+            escape(&effect.source),
+            escape(&cause.source)
+        ));
     }
     if runs > 1 {
         remarks.push(format!("This is the newest of {runs} runs of the session."));

@@ -35,7 +35,8 @@ pub struct Entry<'a> {
     pub duration: Option<i64>,
 }
 
-/// The runs of a session in the order in which they began. `events` are the session's, in the journal's order.
+/// The runs of a session in the order in which they began. `events` are the session's, in the
+/// journal's order.
 ///
 /// An event without an `InvocationId`, which this system does not write, goes with the run before.
 #[must_use]

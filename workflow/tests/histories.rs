@@ -145,7 +145,7 @@ const EXPLAINED: [(&str, u8, &[&str]); 16] = [
         ],
     ),
     ("two-runs", 0, &["The session completed", "the newest of 2 runs"]),
-    ("skewed-clocks", 0, &["Clocks differ: 3 events"]),
+    ("skewed-clocks", 0, &["Clocks differ: the clock of the agent is behind that of the invoker"]),
     ("direct-call", 0, &["The session completed"]),
 ];
 

@@ -175,26 +175,28 @@ impl<'a> Screen<'a> {
     /// Shows the events that are new, of the run called `name` or of all.
     fn show(&mut self, runs: &[Run], name: &str) -> Result<()> {
         let mut out = anstream::stdout().lock();
-        for (number, run) in (1..).zip(runs) {
-            if !self.view.all && run.invocation_id != name {
+        let wanted = (1..).zip(runs).filter(|(_, run)| self.view.all || run.invocation_id == name);
+        let mut entries: Vec<_> = wanted
+            .flat_map(|(number, run)| {
+                run.entries.iter().map(move |entry| (number, run.invocation_id, entry))
+            })
+            .collect();
+        entries.sort_by(|(_, _, a), (_, _, b)| a.event.sort_key.cmp(&b.event.sort_key));
+        for (number, run, entry) in entries {
+            let wanted = !self.view.failed || entry.event.status.is_failure();
+            if !wanted || !self.shown.insert(entry.event.sort_key.clone()) {
                 continue;
             }
-            for entry in &run.entries {
-                let wanted = !self.view.failed || entry.event.status.is_failure();
-                if !wanted || !self.shown.insert(entry.event.sort_key.clone()) {
-                    continue;
-                }
-                if self.view.json {
-                    writeln!(out, "{}", timeline::json_line(entry.event)?)?;
-                    continue;
-                }
-                let another = self.run.as_deref() != Some(run.invocation_id);
-                if another && (self.view.all || self.run.is_some()) {
-                    writeln!(out, "run {number}: {}", timeline::escape(run.invocation_id))?;
-                }
-                self.run = Some(run.invocation_id.to_owned());
-                writeln!(out, "{}", timeline::line(entry))?;
+            if self.view.json {
+                writeln!(out, "{}", timeline::json_line(entry.event)?)?;
+                continue;
             }
+            let another = self.run.as_deref() != Some(run);
+            if another && (self.view.all || self.run.is_some()) {
+                writeln!(out, "run {number}: {}", timeline::escape(run))?;
+            }
+            self.run = Some(run.to_owned());
+            writeln!(out, "{}", timeline::line(entry))?;
         }
         Ok(())
     }
