@@ -13,7 +13,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::HeaderMap;
 use actix_web::web::{Bytes, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
-use journal::{Draft, Journal, SessionId, Source, Status};
+use journal::{Draft, Journal, SessionId, Source, Status, TraceParent};
 use serde_json::json;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
@@ -95,11 +95,15 @@ impl Entrypoint {
             return Err(Refusal::shutting_down());
         }
         let (header, request_id) = (session_id(headers)?, request_id(headers));
+        let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok());
+        let traceparent = traceparent.map(str::to_owned);
         let entrypoint = self.clone();
         // On this thread, which reads the socket, until the body is there.
         let handled = actix_web::rt::spawn(async move {
             let body = entrypoint.read(payload).await;
-            let request = body.and_then(|body| Ok(parse(&body, header.as_ref(), &request_id)?));
+            let request = body.and_then(|body| {
+                Ok(parse(&body, header.as_ref(), &request_id, traceparent.as_deref())?)
+            });
             let (session_id, invocation_id) = match (&request, header) {
                 (Ok(request), _) => (request.session_id.clone(), request.invocation_id.clone()),
                 (Err(_), Some(header)) => (header, request_id),
@@ -143,7 +147,8 @@ impl Entrypoint {
         invocation_id: String,
         request: Result<Request, Refusal>,
     ) -> Result<Bytes, Refusal> {
-        let trace_id = request.as_ref().ok().and_then(|request| request.trace_id.clone());
+        let traceparent = request.as_ref().ok().and_then(|request| request.traceparent.as_ref());
+        let trace_id = traceparent.map(TraceParent::trace_id);
         let journal =
             self.journal.session(session_id, invocation_id, Source::Agent).with_trace_id(trace_id);
         let after = request.as_ref().ok().and_then(|request| request.after);

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use journal::text::MAX_ID_BYTES;
-use journal::{InvalidSessionId, SessionId, Timestamp};
-use opentelemetry::trace::{SpanId, TraceId};
+use journal::{InvalidSessionId, SessionId, Timestamp, TraceParent};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
@@ -15,10 +14,11 @@ pub(crate) struct Request {
     pub invocation_id: String,
     pub after: Option<Timestamp>,
     pub input: Value,
-    /// `SESSION_ID`, `INVOCATION_ID`, and `TRACEPARENT` if the caller sent a valid one.
+    /// `SESSION_ID`, `INVOCATION_ID`, and `TRACEPARENT` if there is one.
     pub environment: BTreeMap<String, String>,
-    /// The trace of that `TRACEPARENT`.
-    pub trace_id: Option<String>,
+    /// What caused the request, if the caller sent a valid `traceparent`: in the envelope, since
+    /// AgentCore need not hand a header on, or else in the header.
+    pub traceparent: Option<TraceParent>,
 }
 
 /// A body that was not; its text is the answer's `error`, with 400.
@@ -42,11 +42,13 @@ pub(crate) enum BadRequest {
 
 /// Reads the body. It is the invoker's envelope if and only if it has both `input` and
 /// `invocation_id`; any other JSON is itself the input, less a `session_id`. `header` is the
-/// session id of the header, `request_id` the run's id if the body names none.
+/// session id of the header, `request_id` the run's id if the body names none, `traceparent` that
+/// of the header.
 pub(crate) fn parse(
     body: &[u8],
     header: Option<&SessionId>,
     request_id: &str,
+    traceparent: Option<&str>,
 ) -> Result<Request, BadRequest> {
     let mut body: Value =
         serde_json::from_slice(body).map_err(|error| BadRequest::Json(error.to_string()))?;
@@ -63,7 +65,7 @@ pub(crate) fn parse(
         (None, Some(in_body)) => in_body,
         (None, None) => return Err(BadRequest::NoSessionId),
     };
-    let (input, invocation_id, after, traceparent) = match body {
+    let (input, invocation_id, after, in_body) = match body {
         Value::Object(envelope)
             if envelope.contains_key("input") && envelope.contains_key("invocation_id") =>
         {
@@ -75,11 +77,12 @@ pub(crate) fn parse(
         ("SESSION_ID".to_owned(), session_id.to_string()),
         ("INVOCATION_ID".to_owned(), invocation_id.clone()),
     ]);
-    let trace_id = traceparent.as_deref().and_then(trace_id);
-    if trace_id.is_some() {
-        environment.extend(traceparent.map(|value| ("TRACEPARENT".to_owned(), value)));
-    }
-    Ok(Request { session_id, invocation_id, after, input, environment, trace_id })
+    let texts = [in_body.as_deref(), traceparent].into_iter().flatten();
+    let traceparent = texts.flat_map(str::parse::<TraceParent>).next();
+    environment.extend(
+        traceparent.iter().map(|parent| ("TRACEPARENT".to_owned(), parent.as_str().to_owned())),
+    );
+    Ok(Request { session_id, invocation_id, after, input, environment, traceparent })
 }
 
 type Envelope = (Value, String, Option<Timestamp>, Option<String>);
@@ -128,21 +131,6 @@ fn open(mut envelope: Map<String, Value>, session_id: &SessionId) -> Result<Enve
     Ok((input, invocation_id, after, traceparent))
 }
 
-/// The trace id of a W3C `traceparent` (`00-{trace id}-{span id}-{flags}`). As that standard says,
-/// one that is not valid is ignored.
-fn trace_id(traceparent: &str) -> Option<String> {
-    let hex = |part: &str| part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-    let parts = Vec::from_iter(traceparent.split('-'));
-    let [version, trace, span, flags] = parts.as_slice() else { return None };
-    let lengths = [version.len(), trace.len(), span.len(), flags.len()];
-    if lengths != [2, 32, 16, 2] || *version == "ff" || !parts.iter().all(|part| hex(part)) {
-        return None;
-    }
-    let trace = TraceId::from_hex(trace).ok().filter(|&id| id != TraceId::INVALID)?;
-    SpanId::from_hex(span).ok().filter(|&id| id != SpanId::INVALID)?;
-    Some(trace.to_string())
-}
-
 /// Whether a caller's text may become an attribute of an event and an environment variable.
 pub(crate) fn is_id(text: &str) -> bool {
     (1..=MAX_ID_BYTES).contains(&text.len()) && !text.chars().any(char::is_control)
@@ -161,17 +149,18 @@ mod tests {
     }
 
     fn read(body: Value) -> Result<Request, BadRequest> {
-        parse(body.to_string().as_bytes(), Some(&id()), "request-1")
+        parse(body.to_string().as_bytes(), Some(&id()), "request-1", None)
     }
 
     #[test]
     fn a_plain_body_is_itself_the_input_less_the_session_id() {
         let body = json!({"session_id": ID, "prompt": "hi", "input": 1}).to_string();
-        let request = parse(body.as_bytes(), None, "request-1").unwrap();
+        let request = parse(body.as_bytes(), None, "request-1", Some(TRACEPARENT)).unwrap();
         assert_eq!(request.input, json!({"prompt": "hi", "input": 1}));
         assert_eq!(request.invocation_id, "request-1");
         assert_eq!(request.environment["SESSION_ID"], ID);
         assert_eq!(request.environment["INVOCATION_ID"], "request-1");
+        assert_eq!(request.environment["TRACEPARENT"], TRACEPARENT);
         assert_eq!(read(json!("hi")).unwrap().input, json!("hi"));
     }
 
@@ -186,27 +175,16 @@ mod tests {
         assert_eq!(request.invocation_id, "run-1");
         assert_eq!(request.after.unwrap().to_string(), "2026-11-23T02:45:00.120000Z");
         assert_eq!(request.environment["TRACEPARENT"], TRACEPARENT);
-        assert_eq!(request.trace_id.as_deref(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
+        assert_eq!(request.traceparent.unwrap().as_str(), TRACEPARENT);
     }
 
     #[test]
     fn a_traceparent_that_is_not_valid_is_ignored() {
-        for traceparent in [
-            "",
-            "00-1-2-01",
-            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
-            "00-4bf92f3577b34da6a3ce929d0e0e473x-00f067aa0ba902b7-01",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\0",
-            "0\0-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-01",
-            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-        ] {
-            let trace = json!({"traceparent": traceparent});
-            let request = read(json!({"input": 1, "invocation_id": "r", "trace": trace})).unwrap();
-            assert_eq!(request.trace_id, None, "{traceparent}");
-            assert!(!request.environment.contains_key("TRACEPARENT"));
-        }
+        let trace = json!({"traceparent": "00-1-2-01"});
+        let body = json!({"input": 1, "invocation_id": "r", "trace": trace}).to_string();
+        let request = parse(body.as_bytes(), Some(&id()), "request-1", Some("x")).unwrap();
+        assert_eq!(request.traceparent, None);
+        assert!(!request.environment.contains_key("TRACEPARENT"));
     }
 
     #[test]
@@ -233,10 +211,10 @@ mod tests {
         assert!(envelope(json!({"trace": {"traceparent": 1}})).contains("traceparent"));
         assert_eq!(read(json!({"session_id": format!("{ID}x")})), Err(BadRequest::TwoSessionIds));
         assert_eq!(read(json!({"session_id": 7})), Err(InvalidSessionId.into()));
-        assert_eq!(parse(b"{}", None, "r"), Err(BadRequest::NoSessionId));
-        assert!(matches!(parse(b"\xff", Some(&id()), "r"), Err(BadRequest::Json(_))));
+        assert_eq!(parse(b"{}", None, "r", None), Err(BadRequest::NoSessionId));
+        assert!(matches!(parse(b"\xff", Some(&id()), "r", None), Err(BadRequest::Json(_))));
         assert!(matches!(
-            parse("[".repeat(10_000).as_bytes(), Some(&id()), "r"),
+            parse("[".repeat(10_000).as_bytes(), Some(&id()), "r", None),
             Err(BadRequest::Json(_))
         ));
     }

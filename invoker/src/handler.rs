@@ -2,8 +2,10 @@ use std::time::Duration;
 
 use aws_sdk_bedrockagentcore::Client;
 use chrono::Utc;
-use journal::{AppendError, Draft, Journal, SessionId, Source, Status, Timestamp, display_chain};
-use lambda_runtime::{Diagnostic, LambdaEvent};
+use journal::{
+    AppendError, Draft, Journal, SessionId, Source, Status, Timestamp, TraceParent, display_chain,
+};
+use lambda_runtime::{Context, Diagnostic, LambdaEvent};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
@@ -29,6 +31,9 @@ pub struct Request {
     pub invocation_id: String,
     /// The timestamp of SESSION_INITIATED.
     pub after: Option<Timestamp>,
+    /// The W3C `traceparent` of which the session is a part. Without a valid one, the invocation's
+    /// X-Ray header counts.
+    pub traceparent: Option<String>,
     /// What the agent gets.
     pub input: Value,
 }
@@ -99,20 +104,28 @@ impl Handler {
         let request: Request =
             serde_json::from_value(event.payload).map_err(HandlerError::InvalidRequest)?;
         let session_id = request.session_id;
-        let journal =
-            self.journal.session(session_id.clone(), request.invocation_id, Source::Invoker);
+        let traceparent = traceparent(request.traceparent.as_deref(), &event.context);
+        let journal = self
+            .journal
+            .session(session_id.clone(), request.invocation_id, Source::Invoker)
+            .with_trace_id(traceparent.as_ref().map(TraceParent::trace_id));
         let draft = Draft::new(Status::AgentInvocationStarted);
         let started = journal.append(draft, request.after, STARTED_DEADLINE).await?;
-        let payload = json!({
+        let mut payload = json!({
             "input": request.input,
             "invocation_id": journal.invocation_id(),
             "after": started,
             "environment": {"SESSION_ID": session_id},
         });
+        if let (Some(parent), Some(payload)) = (&traceparent, payload.as_object_mut()) {
+            // AgentCore hands the header on only if the runtime allows it.
+            payload.insert("trace".to_owned(), json!({"traceparent": parent.as_str()}));
+        }
         let left = Duration::from_millis(
             event.context.deadline.saturating_sub(Utc::now().timestamp_millis().unsigned_abs()),
         );
-        let call = invoke(&self.client, &self.settings, &session_id, &payload);
+        let call =
+            invoke(&self.client, &self.settings, &session_id, &payload, traceparent.as_ref());
         let answer = match tokio::time::timeout(left.saturating_sub(RESERVE), call).await {
             Ok(answer) => answer,
             Err(_) => Err(Failure::Unknown("InvokeAgentRuntime did not answer in time".to_owned())),
@@ -143,6 +156,12 @@ impl Handler {
         });
         result.map(|status_code| Response { session_id, status_code, after })
     }
+}
+
+fn traceparent(given: Option<&str>, context: &Context) -> Option<TraceParent> {
+    let given = given.and_then(|text| text.parse().ok());
+    let xray = || TraceParent::from_xray(context.xray_trace_id.as_deref()?).ok();
+    given.or_else(xray)
 }
 
 fn failed(error_type: &str, message: &str) -> Draft {

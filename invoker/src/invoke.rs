@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aws_sdk_bedrockagentcore::Client;
 use aws_sdk_bedrockagentcore::primitives::{Blob, ByteStream};
-use journal::{FaultKind, SdkFault, SessionId, Timestamp, display_chain};
+use journal::{FaultKind, SdkFault, SessionId, Timestamp, TraceParent, display_chain};
 use serde_json::Value;
 
 use crate::Settings;
@@ -39,6 +39,7 @@ pub(crate) async fn invoke(
     settings: &Settings,
     session_id: &SessionId,
     payload: &Value,
+    traceparent: Option<&TraceParent>,
 ) -> Result<Answer, Failure> {
     let mut backoff = FIRST_BACKOFF;
     let mut attempt = 1;
@@ -51,6 +52,7 @@ pub(crate) async fn invoke(
             .runtime_session_id(session_id.as_str())
             .content_type("application/json")
             .accept("application/json")
+            .set_trace_parent(traceparent.map(|parent| parent.as_str().to_owned()))
             .payload(Blob::new(payload.to_string()))
             .send()
             .await;

@@ -115,6 +115,9 @@ fn request() -> Value {
     json!({"session_id": session_id(), "invocation_id": "run-1", "after": AFTER, "input": {"prompt": "hi"}})
 }
 
+/// As Lambda gives it.
+const XRAY: &str = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1";
+
 /// Runs the function once, with `left` of its time.
 async fn run(dynamo: &Dynamo, answers: Vec<Answer>, request: Value, left: Duration) -> Outcome {
     let (url, requests) = agentcore(answers).await;
@@ -135,6 +138,7 @@ async fn run(dynamo: &Dynamo, answers: Vec<Answer>, request: Value, left: Durati
     let mut context = Context::default();
     let deadline = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + left;
     context.deadline = deadline.as_millis().try_into().unwrap();
+    context.xray_trace_id = Some(XRAY.to_owned());
     let result = handler.handle(LambdaEvent::new(request, context)).await;
     let calm = Dynamo::over(dynamo.database.clone(), |_| Fault::None).journal();
     let events = calm.events(&session_id()).await.unwrap();
@@ -172,6 +176,26 @@ async fn a_session_is_invoked_once_with_its_own_id_and_journaled() {
     let response = outcome.result.unwrap();
     assert_eq!(response.status_code, Some(200));
     assert_eq!(response.after.to_string(), outcome.events[1].timestamp);
+}
+
+#[tokio::test]
+async fn the_workflows_trace_goes_on_and_else_the_one_of_x_ray() {
+    let xray = "00-5759e988bd862e3fe1be46a994272793-53995c3f42cd8ad8-01";
+    let given = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    for (traceparent, sent) in
+        [(json!(given), given), (json!("00-1-2-01"), xray), (Value::Null, xray)]
+    {
+        let mut request = request();
+        request["traceparent"] = traceparent;
+        let dynamo = Dynamo::new(|_| Fault::None);
+        let outcome = run(&dynamo, vec![started()], request, Duration::from_secs(120)).await;
+        let [(head, body)] = outcome.requests.as_slice() else { unreachable!() };
+        // The SDK's parameter, and the envelope, which needs no allowance.
+        assert!(head.to_lowercase().contains(&format!("traceparent: {sent}")), "{head}");
+        assert_eq!(body["trace"], json!({"traceparent": sent}));
+        let trace = sent.split('-').nth(1);
+        assert!(outcome.events.iter().all(|event| event.trace_id.as_deref() == trace));
+    }
 }
 
 #[tokio::test]

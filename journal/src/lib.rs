@@ -8,7 +8,7 @@
 //! This crate is not a queue and not a store of state: nothing is ever claimed, acknowledged or
 //! changed. It knows DynamoDB, and neither HTTP servers nor Lambda.
 //!
-//! - [`SessionId`], [`Timestamp`], [`Status`], [`Event`]: the contract of the table.
+//! - [`SessionId`], [`Timestamp`], [`Status`], [`Event`], [`TraceParent`]: the contract of the table.
 //! - [`Journal`] opens the table and reads a session; [`SessionJournal`] appends to one.
 //! - [`ending`]: how a run ended, as one function of its events.
 //! - [`SdkFault`]: what a failed call of the AWS SDK allows to conclude.
@@ -25,6 +25,7 @@ pub mod settings;
 mod status;
 pub mod text;
 mod timestamp;
+mod trace_parent;
 
 pub use append::{AppendError, SessionJournal, TERMINAL_DEADLINE};
 pub use ending::{Ending, ending};
@@ -36,3 +37,4 @@ pub use session_id::{InvalidSessionId, SessionId};
 pub use settings::{SettingError, Settings};
 pub use status::Status;
 pub use timestamp::{InvalidTimestamp, Timestamp};
+pub use trace_parent::{InvalidTraceParent, TraceParent};

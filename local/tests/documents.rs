@@ -86,16 +86,15 @@ async fn journal() -> (Table, String, Vec<Vec<String>>) {
     let table = Table::open(None, 0).await.unwrap();
     let events = support::put_history(&table, "agent-failed");
     let keys = |events: Vec<&Event>| events.iter().map(|e| e.sort_key.clone()).collect::<Vec<_>>();
+    let (_, since) = LOCAL_DEVELOPMENT.split_once("SK >= :since").unwrap();
+    let (_, since) = since.split_once("EVENT#").unwrap();
+    let since = format!("EVENT#{}", since.split('\\').next().unwrap());
+    let since = since.as_str();
     let expected = vec![
         keys(events.iter().collect()),
         keys(events.iter().rev().collect()),
         keys(events.iter().filter(|event| event.status.is_failure()).collect()),
-        keys(
-            events
-                .iter()
-                .filter(|event| *event.timestamp >= *"2026-11-23T07:07:43.390000Z")
-                .collect(),
-        ),
+        keys(events.iter().filter(|event| event.sort_key.as_str() >= since).collect()),
     ];
     assert!(expected[2].len() < expected[0].len() && expected[3].len() < expected[0].len());
     (table, events[0].session_id().unwrap().to_string(), expected)

@@ -53,6 +53,9 @@ async fn a_session_completes_with_the_agents_result_as_output() {
     let sources: Vec<_> = events[..4].iter().map(|event| event.source.as_str()).collect();
     assert_eq!(sources, ["workflow", "invoker", "agent", "agent"]);
     assert_eq!(events[0].event_id, format!("{}#initiated", run.id));
+    let trace = events[0].trace_id.as_deref().unwrap();
+    assert!(trace.len() == 32 && trace.bytes().all(|byte| byte.is_ascii_hexdigit()), "{trace}");
+    assert!(events.iter().all(|event| event.trace_id.as_deref() == Some(trace)), "{events:?}");
     assert!(events.iter().all(|event| event.timestamp.len() == 27), "{events:?}");
     stack.system.stop().await;
 }
@@ -64,6 +67,27 @@ async fn a_session_id_in_the_input_is_the_session_and_not_the_agents_input() {
     let run = execution(json!({"session_id": id}));
     assert_eq!(stack.system.run(&run).await, Outcome::Succeeded(json!({})));
     assert_eq!(stack.events(id).await.len(), 6);
+    stack.system.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_of_the_callers_is_the_sessions_and_reaches_the_agent() {
+    let stack = Stack::start("sh -c 'cat >/dev/null; echo $TRACEPARENT'", 600).await;
+    let given = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    for (input, kept) in [
+        (json!({"traceparent": given}), true),
+        (json!({"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736"}), false),
+        (json!({"traceparent": 7}), false),
+    ] {
+        let run = execution(input.clone());
+        let Outcome::Succeeded(output) = stack.system.run(&run).await else {
+            panic!("{input} failed")
+        };
+        assert_eq!(output == json!(given), kept, "{input}: {output}");
+        let trace = output.as_str().unwrap().split('-').nth(1).unwrap().to_owned();
+        let events = stack.events(&run.name).await;
+        assert!(events.iter().all(|event| event.trace_id.as_deref() == Some(&trace)), "{events:?}");
+    }
     stack.system.stop().await;
 }
 

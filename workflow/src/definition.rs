@@ -173,6 +173,7 @@ mod tests {
             "ExpiresAt",
             "Result",
             "ResultTruncated",
+            "TraceId",
         ];
         let event = include_str!("../../journal/src/event.rs");
         for attribute in attributes {

@@ -4,6 +4,7 @@ use jsonata_core::evaluator::{Context, Evaluator};
 use jsonata_core::parser;
 use jsonata_core::value::JValue;
 use serde_json::{Map, Value};
+use uuid::Uuid;
 
 /// The expression in a text of the form `{% … %}`.
 ///
@@ -65,12 +66,24 @@ fn run(code: &str, variables: &Map<String, Value>) -> Result<Value, String> {
             Ok(JValue::from_json_str(text).unwrap_or(JValue::Undefined))
         })
         .map_err(|error| error.to_string())?;
+    // The library knows the name $random and cannot call it.
+    evaluator
+        .register_fn_override("random", |_: &[JValue]| Ok(JValue::from(random())))
+        .map_err(|error| error.to_string())?;
     let code = parser::parse(code).map_err(|error| error.to_string())?;
     let value = evaluator.evaluate(&code, &JValue::Null).map_err(|error| error.to_string())?;
     if value.is_undefined() {
         return Err("the expression evaluates to nothing".to_owned());
     }
     serde_json::to_value(&value).map_err(|error| error.to_string())
+}
+
+/// A number from 0 on and below 1.
+#[expect(clippy::cast_precision_loss, reason = "53 bits are what an f64 holds")]
+fn random() -> f64 {
+    // The low bits of a random UUID are all random.
+    let bits = Uuid::new_v4().as_u128() % (1 << 53);
+    bits as f64 / (1_u64 << 53) as f64
 }
 
 /// By way of text: the direct conversion turns integers into floating-point numbers.
@@ -116,6 +129,11 @@ mod tests {
                 "{time}"
             );
         }
+        for _ in 0..1_000 {
+            let number = eval("{% $random() %}").unwrap().as_f64().unwrap();
+            assert!((0.0..1.0).contains(&number), "{number}");
+        }
+        assert_ne!(eval("{% $random() %}"), eval("{% $random() %}"));
         assert!(eval("{% $states.input.nothing %}").unwrap_err().contains("evaluates to nothing"));
         assert!(eval("{% $n").unwrap_err().contains("not closed"));
     }

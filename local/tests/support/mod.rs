@@ -166,7 +166,8 @@ pub fn shape(events: &[Event]) -> Vec<Vec<String>> {
         let error = event.error_type.as_deref().unwrap_or_default();
         let result = if event.result.is_some() { "with result" } else { "" };
         assert_eq!(event.error_message.is_some(), event.error_type.is_some(), "{event:?}");
-        let line = format!("{} {} {error} {result}", event.source, event.status);
+        let trace = if event.trace_id.is_some() { "in a trace" } else { "" };
+        let line = format!("{} {} {trace} {error} {result}", event.source, event.status);
         line.trim_end().to_owned()
     };
     let run = |run: &workflow::history::Run| {
