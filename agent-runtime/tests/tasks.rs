@@ -53,6 +53,18 @@ async fn a_task_is_journaled_from_its_first_event_to_its_last() {
 }
 
 #[tokio::test]
+async fn a_trace_in_the_header_alone_is_taken_too() {
+    let (host, id) = (calm_host(), session_id());
+    let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let request = host.client.post(host.url("/invocations")).header("traceparent", traceparent);
+    let body = json!({"session_id": id, "do": "environment"}).to_string();
+    assert_eq!(request.body(body).send().await.unwrap().status(), 200);
+    let end = host.terminal(&id).await;
+    assert_eq!(end.trace_id.as_deref(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
+    assert!(end.result.unwrap().contains(traceparent));
+}
+
+#[tokio::test]
 async fn the_events_sort_behind_the_cause_however_far_ahead_its_clock_is() {
     let (host, id) = (calm_host(), session_id());
     let after = (chrono::Utc::now() + chrono::TimeDelta::minutes(7))
