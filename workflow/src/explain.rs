@@ -187,6 +187,14 @@ fn remarks(run: &Run, runs: usize) -> Vec<String> {
     if unknown.is_some() {
         remarks.push("The invoker got no answer and could not know whether the agent was started (OutcomeUnknown); the agent's own events decide.".to_owned());
     }
+    if run.ending == Ending::Running
+        && let Some(refused) = run.find(&Status::AgentEntrypointFailed)
+    {
+        remarks.push(format!(
+            "The container refused a request of this run: {}. If there was no other, the agent does not work: its start is in the journal, but the container could not know that.",
+            failure(refused.event).unwrap_or_default()
+        ));
+    }
     let completed = run.find(&Status::AgentBackgroundTaskCompleted);
     if completed.is_some() && matches!(run.ending, Ending::Failed(_)) {
         remarks.push("The agent itself completed, and its result is in the journal; it is the workflow that failed.".to_owned());

@@ -256,6 +256,15 @@ fn what_comes_late_or_from_elsewhere_is_explained_too() {
     elsewhere.retain(|event| event.source != "agent");
     let said = explain(&runs(&elsewhere), later(&elsewhere));
     assert!(said.contains("what answered is not this agent-runtime"), "{said}");
+    let mut refused = history("running");
+    let mut refusal = history("entrypoint-failed").remove(3);
+    assert_eq!(refusal.status.as_str(), "AGENT_ENTRYPOINT_FAILED");
+    refusal.invocation_id = refused[0].invocation_id.clone();
+    refusal.timestamp = "2026-12-31T23:59:59.000000Z".to_owned();
+    refusal.sort_key = format!("EVENT#{}", refusal.timestamp);
+    refused.push(refusal);
+    let said = explain(&runs(&refused), later(&refused));
+    assert!(said.contains("The container refused a request of this run: JournalError"), "{said}");
     let mut nothing = history("running");
     nothing.truncate(1);
     let said = explain(&runs(&nothing), later(&nothing));
