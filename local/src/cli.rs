@@ -206,6 +206,10 @@ Ctrl-C stops it."
 
 /// The system as the command line wants it, with its files in `.local/`.
 fn options(agent: AgentArgs, agent_port: u16, dynamodb_port: u16, echo: bool) -> Result<Options> {
+    let settings = journal::Settings::from_env(|name| match name {
+        "JOURNAL_TABLE_NAME" => Some(TABLE_NAME.to_owned()),
+        name => std::env::var(name).ok(),
+    })?;
     let bundled = || shell_words::join(["sh", "-c", include_str!("count-lines.sh")]);
     Ok(Options {
         program: std::env::current_exe()?,
@@ -215,6 +219,7 @@ fn options(agent: AgentArgs, agent_port: u16, dynamodb_port: u16, echo: bool) ->
         dynamodb_port,
         agent_command: agent.agent_command.unwrap_or_else(bundled),
         max_poll_attempts: MAX_POLL_ATTEMPTS,
+        retention_days: settings.retention_days,
         echo,
     })
 }

@@ -39,6 +39,8 @@ pub struct Options {
     pub agent_command: String,
     /// Polls after which the workflow gives a session up.
     pub max_poll_attempts: u32,
+    /// Days until an event may expire; `None` keeps events for ever.
+    pub retention_days: Option<u32>,
     /// Whether the children's logs are shown on stderr.
     pub echo: bool,
 }
@@ -86,7 +88,7 @@ impl System {
         let definition = Definition {
             journal_table_name: TABLE_NAME.to_owned(),
             invoker_function_arn: "invoker".to_owned(),
-            journal_retention_days: 0,
+            journal_retention_days: options.retention_days.unwrap_or(0),
             poll_min_seconds: 1,
             poll_max_seconds: 60,
             max_poll_attempts: options.max_poll_attempts,
@@ -209,6 +211,11 @@ fn spec<const N: usize>(
         ("AWS_REGION", REGION.to_owned()),
         ("AWS_ACCESS_KEY_ID", CREDENTIAL.to_owned()),
         ("AWS_SECRET_ACCESS_KEY", CREDENTIAL.to_owned()),
+        // Empty counts as absent.
+        (
+            "JOURNAL_RETENTION_DAYS",
+            options.retention_days.map(|days| days.to_string()).unwrap_or_default(),
+        ),
     ];
     let environment = shared.into_iter().chain(own).map(|(name, value)| (name.to_owned(), value));
     Spec {

@@ -85,6 +85,30 @@ fn a_result_that_was_cut_says_so() {
 }
 
 #[test]
+fn a_retention_is_on_every_event_of_a_session() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(LOCAL);
+    command.current_dir(folder.path()).env("JOURNAL_RETENTION_DAYS", "30");
+    assert_eq!(command.output().unwrap().status.code(), Some(0));
+    let database = folder.path().join(".local/journal.db");
+    let database = dynoxide::Database::new(database.to_str().unwrap()).unwrap();
+    let scan = json!({"TableName": local::table::TABLE_NAME});
+    let found = database.scan(serde_json::from_value(scan).unwrap()).unwrap();
+    let found = serde_json::to_value(found).unwrap();
+    let items = found["Items"].as_array().unwrap();
+    assert_eq!(items.len(), 6);
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    for item in items {
+        let expires: u64 = item["ExpiresAt"]["N"].as_str().unwrap().parse().unwrap();
+        assert!((29 * 86_400..=30 * 86_400).contains(&(expires - now)), "{item}");
+    }
+    let output = command.env("JOURNAL_RETENTION_DAYS", "soon").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("JOURNAL_RETENTION_DAYS") && stderr.contains("1 to 36500"), "{stderr}");
+}
+
+#[test]
 fn a_log_level_of_the_users_does_not_hide_where_the_agent_listens() {
     let folder = tempfile::tempdir().unwrap();
     for level in ["off", "not a level=="] {

@@ -44,6 +44,7 @@ pub fn options(logs: &TempDir, agent_command: &str, max_poll_attempts: u32) -> O
         dynamodb_port: 0,
         agent_command: agent_command.to_owned(),
         max_poll_attempts,
+        retention_days: None,
         echo: false,
     }
 }
