@@ -4,7 +4,7 @@
 //! containers, so its front door is ours, with the real agent-runtime behind it.
 //!
 //! `MINISTACK` names the executable; `.ci/run` installs it. Where the engines differ is written in
-//! `workflow/README.md`.
+//! `README.md` beside this file.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
