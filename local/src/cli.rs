@@ -26,7 +26,7 @@ const MAX_POLL_ATTEMPTS: u32 = 600;
 
 /// The whole system on this machine, offline: runs one session and shows its journal.
 #[derive(Parser)]
-#[command(name = "local", args_conflicts_with_subcommands = true)]
+#[command(name = "local", version, args_conflicts_with_subcommands = true)]
 pub struct Cli {
     /// What to tell the agent; the bundled one takes a path and counts the lines below it
     #[arg(default_value = ".")]
@@ -148,7 +148,7 @@ async fn show(system: &System, session_id: &SessionId, execution: &Execution) ->
     writeln!(out, "\nTry next:")?;
     writeln!(out, "  cargo run -- /does/not/exist    a session that fails")?;
     writeln!(out, "  cargo run -- --agent-command 'tr a-z A-Z'    an agent of your own")?;
-    writeln!(out, "  cargo run -- up    the system for curl and the AWS CLI")?;
+    writeln!(out, "  cargo run -- up    the system for curl, the AWS CLI, and `session explain`")?;
     Ok(code)
 }
 

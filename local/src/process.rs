@@ -138,7 +138,9 @@ fn open_log(path: &Path) -> Result<File> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    File::create(path).with_context(|| format!("cannot write {}", path.display()))
+    // Appended: another run may write to it, and what explains a session is in an earlier one's.
+    let log = File::options().create(true).append(true).open(path);
+    log.with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Copies the child's log, and tells the address that it says it listens on.

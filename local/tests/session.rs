@@ -206,8 +206,11 @@ async fn follow_shows_events_as_they_come_and_ends_with_the_session() {
     // It may begin before the session does.
     let mut child = session(&table, &["events", id.as_str(), "--follow", "--json"])
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(said.next().unwrap().unwrap().contains("has no event yet"));
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     for (journal, status, failure) in [
         (&workflow, Status::SessionInitiated, false),
@@ -260,6 +263,35 @@ async fn colours_are_for_terminals_and_never_with_no_color() {
         assert!(shown.contains("SESSION_FAILED"), "{shown}");
         assert_eq!(shown.contains('\u{1b}'), coloured, "NO_COLOR={no_color:?}: {shown:?}");
     }
+    table.close().await;
+}
+
+#[tokio::test]
+async fn all_runs_are_shown_in_order_each_with_its_end() {
+    let table = Table::open(None, 0).await.unwrap();
+    let id = id_of(&put_history(&table, "two-runs"));
+    let (exit, shown, _) = run(&table, &["events", id.as_str(), "--all"]).await;
+    assert_eq!(exit, Some(0), "the newest run decides");
+    let at = |words: &str| shown.find(words).unwrap_or_else(|| panic!("no {words:?}: {shown}"));
+    let places = ["run 1: arn:", "SESSION_FAILED", "run 2: arn:", "(1 of 2)", "(2 of 2)"].map(at);
+    assert!(places.is_sorted(), "{shown}");
+    assert!(at("failed     after") < at("completed  in"), "{shown}");
+    let (_, shown, _) = run(&table, &["events", id.as_str(), "--failed"]).await;
+    assert!(shown.starts_with("completed  in"), "{shown:?}");
+    table.close().await;
+}
+
+#[tokio::test]
+async fn a_reader_that_stops_reading_ends_it_as_sigpipe_would() {
+    let table = Table::open(None, 0).await.unwrap();
+    let id = id_of(&put_history(&table, "completed"));
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = session(&table, &["events", id.as_str()]);
+    command.stdout(writer).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    let output = tokio::task::spawn_blocking(|| child.wait_with_output().unwrap()).await.unwrap();
+    assert_eq!((output.status.code(), &*output.stderr), (Some(141), &b""[..]));
     table.close().await;
 }
 

@@ -54,7 +54,8 @@ pub fn explain(runs: &[Run], now: Timestamp) -> String {
 /// The verdict in one sentence, or two.
 fn what_happened(run: &Run, now: Timestamp) -> String {
     let worked = |status: &Status| {
-        run.find(status).and_then(|entry| entry.duration).map(duration).unwrap_or_default()
+        let worked = run.find(status).and_then(|entry| entry.duration).map(duration);
+        worked.unwrap_or_else(|| "an unknown time".to_owned())
     };
     let Ending::Failed(last) = run.ending else {
         return match run.ending {
@@ -237,7 +238,7 @@ fn next(run: &Run, stopped: Hop) -> Vec<String> {
     };
     if run.is_workflows() {
         next.push(format!(
-            "Look at the execution: aws stepfunctions get-execution-history --execution-arn {}",
+            "Look at the execution, on AWS: aws stepfunctions get-execution-history --execution-arn {}",
             escape(run.invocation_id)
         ));
     }

@@ -49,7 +49,13 @@ pub fn summary(run: &Run, number: usize, count: usize, now: Timestamp) -> String
     let total = run.entries.last().and_then(|entry| entry.offset).map(duration).unwrap_or_default();
     let mut lines = vec![match run.ending {
         Ending::Completed(_) => format!("{GREEN}completed{GREEN:#}  in {total}"),
-        Ending::Running => format!("running    {total} from its first event to its last"),
+        Ending::Running => {
+            let since = |entry: Option<&Entry>| {
+                entry.map(|entry| ago(entry.event, now)).unwrap_or_default()
+            };
+            let (first, last) = (since(run.entries.first()), since(run.entries.last()));
+            format!("running    since {first}; its last event is {last} old")
+        }
         Ending::Failed(last) => {
             let said = failure(run.failure().unwrap_or(last)).unwrap_or_default();
             format!("{RED}failed{RED:#}     after {total}: {said}")
@@ -71,7 +77,7 @@ pub fn summary(run: &Run, number: usize, count: usize, now: Timestamp) -> String
     }
     if let Ending::Completed(end) = run.ending {
         lines.extend(end.result.as_deref().map(|result| {
-            let cut = if end.result_truncated { " (cut at 64 KB)" } else { "" };
+            let cut = if end.result_truncated { " (the journal keeps 64 KB)" } else { "" };
             format!("result     {}{cut}", escape(&shortened(result)))
         }));
     }

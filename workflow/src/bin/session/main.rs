@@ -23,7 +23,7 @@ use start::StartArgs;
 /// exit code is 0 if the session completed, 1 if it failed, 2 on a usage or access error, 3 if it
 /// still runs, 4 if its history is broken. To list sessions: aws stepfunctions list-executions
 #[derive(Parser)]
-#[command(name = "session")]
+#[command(name = "session", version)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -53,18 +53,23 @@ fn main() -> ExitCode {
         .context("no runtime")
         .and_then(|runtime| runtime.block_on(run(cli)));
     result.unwrap_or_else(|error| {
-        // Whoever reads the output may stop reading, as `head` does.
         let unread = error.downcast_ref::<io::Error>().map(io::Error::kind);
-        if unread != Some(io::ErrorKind::BrokenPipe) {
-            let _ = writeln!(io::stderr(), "error: {}", display_chain(error.as_ref()));
+        if unread == Some(io::ErrorKind::BrokenPipe) {
+            // Whoever reads the output may stop reading, as `head` does: as if SIGPIPE had ended it.
+            return ExitCode::from(141);
         }
+        let _ = writeln!(io::stderr(), "error: {}", display_chain(error.as_ref()));
         ExitCode::from(2)
     })
 }
 
 async fn run(cli: Cli) -> Result<ExitCode> {
     let config = aws_config::load_defaults(BehaviorVersion::latest()).await;
-    ensure!(config.region().is_some(), "no AWS region: set AWS_REGION, or a profile that has one");
+    ensure!(
+        config.region().is_some(),
+        "no AWS region: set AWS_REGION, or a profile that has one; for the local system, paste the \
+         line that `cargo run -- up` prints"
+    );
     let journal = || journal(&config, cli.table.as_deref());
     match cli.command {
         Command::Start(args) => start::start(&config, journal, args).await,

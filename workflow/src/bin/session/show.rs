@@ -80,7 +80,7 @@ pub async fn tell(journal: &Journal, id: &SessionId) -> Result<ExitCode> {
 fn not_empty<'a>(events: &'a [Event], id: &SessionId) -> Result<&'a [Event]> {
     ensure!(
         !events.is_empty(),
-        "the journal has no event of session {id}: it never began, or it could not write its first event (aws stepfunctions list-executions tells)"
+        "the journal has no event of session {id}: it never began, or it could not write its first event (on AWS, aws stepfunctions list-executions tells)"
     );
     Ok(events)
 }
@@ -103,18 +103,17 @@ pub async fn follow(
 ) -> Result<ExitCode> {
     let mut events: Vec<Event> = Vec::new();
     let mut failed_since = None;
+    let mut waiting = false;
     loop {
         // Asked first: what was written before the end is then in what is read.
-        let elsewhere = match ended().await {
-            Ok(elsewhere) => elsewhere,
-            Err(fault) => {
-                tolerate(&fault, &fault, &events)?;
-                None
-            }
-        };
+        let elsewhere = ended().await;
         match journal.events(id).await {
             Ok(read) => events = read,
             Err(error) => tolerate(&error.fault, &error, &events)?,
+        }
+        if events.is_empty() && !waiting {
+            waiting = true;
+            writeln!(std::io::stderr(), "Session {id} has no event yet; waiting for its first.")?;
         }
         let runs = runs(&events);
         run = run.or_else(|| newest(&runs).map(|run| run.invocation_id.to_owned()));
@@ -126,11 +125,14 @@ pub async fn follow(
             (Some((run, Ending::Failed(event))), elsewhere) => {
                 let since = failed_since.get_or_insert_with(Instant::now);
                 let last = event.status == Status::SessionFailed || !run.is_workflows();
-                if last || elsewhere.is_some() || since.elapsed() >= SESSION_FAILED_GRACE {
+                if last
+                    || matches!(elsewhere, Ok(Some(_)) | Err(_))
+                    || since.elapsed() >= SESSION_FAILED_GRACE
+                {
                     return screen.end(&runs, name);
                 }
             }
-            (_, Some(Elsewhere { how, code })) => {
+            (_, Ok(Some(Elsewhere { how, code }))) => {
                 screen.end(&runs, name)?;
                 writeln!(
                     std::io::stderr(),
@@ -139,7 +141,8 @@ pub async fn follow(
                 )?;
                 return Ok(code.into());
             }
-            _ => {}
+            (_, Err(fault)) => tolerate(&fault, &fault, &events)?,
+            (_, Ok(None)) => {}
         }
         tokio::time::sleep(FOLLOW_INTERVAL).await;
     }
@@ -206,8 +209,15 @@ impl<'a> Screen<'a> {
         let run = (1..).zip(runs).find(|(_, run)| run.invocation_id == name);
         let Some((number, run)) = run else { return Ok(ExitCode::from(2)) };
         if !self.view.json {
+            let mut out = anstream::stdout().lock();
             let now = SystemTime::now().into();
-            writeln!(anstream::stdout(), "\n{}", timeline::summary(run, number, runs.len(), now))?;
+            let told = (1..).zip(runs).filter(|(other, _)| self.view.all || *other == number);
+            for (at, (number, run)) in told.enumerate() {
+                if at > 0 || !self.shown.is_empty() {
+                    writeln!(out)?;
+                }
+                writeln!(out, "{}", timeline::summary(run, number, runs.len(), now))?;
+            }
         }
         Ok(run.exit_code().into())
     }
