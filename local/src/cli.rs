@@ -21,6 +21,9 @@ use workflow::timeline;
 /// How often the journal is read while a session is shown.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How long `up` is without a container after one has ended.
+const RESTART_DELAY: Duration = Duration::from_secs(1);
+
 /// As many polls as a session of 8 hours needs.
 const MAX_POLL_ATTEMPTS: u32 = 600;
 
@@ -59,6 +62,9 @@ pub enum Command {
         /// Port of Step Functions
         #[arg(long, default_value_t = 8083)]
         step_functions_port: u16,
+        /// Polls after which a session without an end is given up
+        #[arg(long, default_value_t = MAX_POLL_ATTEMPTS)]
+        max_poll_attempts: u32,
     },
     #[command(name = local::system::AGENT, hide = true)]
     AgentRuntimeProcess,
@@ -72,8 +78,15 @@ pub fn run(cli: Cli) -> ExitCode {
     let result = tokio::runtime::Runtime::new().context("no runtime").and_then(|runtime| {
         runtime.block_on(async {
             match cli.command {
-                Some(Command::Up { agent, port, dynamodb_port, step_functions_port }) => {
-                    up(&options(agent, port, dynamodb_port, true)?, step_functions_port).await
+                Some(Command::Up {
+                    agent,
+                    port,
+                    dynamodb_port,
+                    step_functions_port,
+                    max_poll_attempts,
+                }) => {
+                    let options = options(agent, port, dynamodb_port, true)?;
+                    up(&Options { max_poll_attempts, ..options }, step_functions_port).await
                 }
                 _ => one_session(cli.agent, &cli.prompt.join(" ")).await,
             }
@@ -192,16 +205,25 @@ Call the agent's entrypoint directly, and show what it journaled:
 
 Ctrl-C stops it."
     );
-    let code = tokio::select! {
-        how = system.agent_ended() => {
-            eprintln!("error: the agent-runtime ended: {how}");
-            ExitCode::FAILURE
-        }
-        () = stop.requested() => ExitCode::SUCCESS,
+    let outcome = tokio::select! {
+        error = keep_agent(&system) => Err(error),
+        () = stop.requested() => Ok(ExitCode::SUCCESS),
     };
     step_functions.stop().await;
     system.stop().await;
-    Ok(code)
+    outcome
+}
+
+/// Replaces an agent-runtime that has ended; resolves when that fails.
+async fn keep_agent(system: &System) -> anyhow::Error {
+    loop {
+        let how = system.agent_ended().await;
+        eprintln!("warning: the agent-runtime ended ({how}); starting another");
+        tokio::time::sleep(RESTART_DELAY).await;
+        if let Err(error) = system.replace_agent().await {
+            return error;
+        }
+    }
 }
 
 /// The system as the command line wants it, with its files in `.local/`.

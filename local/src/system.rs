@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use dynoxide::DynoxideError;
@@ -51,7 +52,7 @@ pub struct System {
     pub table: Table,
     /// Where `curl` reaches the entrypoint: `host:port`; empty if the agent-runtime is not ours.
     pub agent_address: String,
-    agent: Option<Process>,
+    agent: Option<Agent>,
     lambda: Lambda,
     machine: StateMachine,
 }
@@ -69,15 +70,13 @@ impl System {
             // Its log tells where it listens, whatever the user wants to see of the rest.
             ("RUST_LOG", format!("{level},agent_runtime::run=info")),
             ("HOST", "127.0.0.1".to_owned()),
-            ("PORT", options.agent_port.to_string()),
             ("AGENT_COMMAND", options.agent_command.clone()),
         ];
-        let (agent, listens) = Process::start(&spec(options, &table, AGENT, environment))?;
-        let address =
-            agent.address(listens).await.with_context(|| said_in(&options.logs, AGENT))?;
-        let front_door = front_door::start(&address)?;
+        let spec = spec(options, &table, AGENT, environment);
+        let agent = Agent::start(spec, &options.agent_port.to_string()).await?;
+        let front_door = front_door::start(&agent.address)?;
         let system = Self::around(options, table, front_door).await?;
-        Ok(Self { agent_address: address, agent: Some(agent), ..system })
+        Ok(Self { agent_address: agent.address.clone(), agent: Some(agent), ..system })
     }
 
     /// Starts the rest around a table and an AgentCore whose front door is at this address.
@@ -121,15 +120,27 @@ impl System {
     /// Resolves when the agent-runtime has ended although nobody stopped it, with how.
     pub async fn agent_ended(&self) -> String {
         match &self.agent {
-            Some(agent) => agent.ended().await,
+            Some(agent) => agent.process().ended().await,
             None => std::future::pending().await,
+        }
+    }
+
+    /// Starts an agent-runtime on the port of the one that has ended, as AgentCore starts another
+    /// container for the next invocation. The tasks of the old one are gone.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub async fn replace_agent(&self) -> Result<()> {
+        match &self.agent {
+            Some(agent) => agent.replace().await,
+            None => Ok(()),
         }
     }
 
     /// The agent-runtime's process id, if it is a child of this process.
     #[must_use]
     pub fn agent_process_id(&self) -> Option<i32> {
-        self.agent.as_ref().map(Process::id)
+        self.agent.as_ref().map(|agent| agent.process().id())
     }
 
     /// Resolves when the invoker that was started last has ended.
@@ -148,12 +159,46 @@ impl System {
     pub async fn stop(&self) {
         let agent = async {
             if let Some(agent) = &self.agent {
-                agent.stop().await;
+                agent.process().stop().await;
             }
         };
         tokio::join!(agent, self.lambda.stop());
         self.table.close().await;
     }
+}
+
+/// The agent-runtime's process, which can be replaced by another at the same address.
+struct Agent {
+    spec: Spec,
+    address: String,
+    process: Mutex<Arc<Process>>,
+}
+
+impl Agent {
+    async fn start(spec: Spec, port: &str) -> Result<Self> {
+        let (address, process) = listen(&spec, port).await?;
+        Ok(Self { spec, address, process: Mutex::new(Arc::new(process)) })
+    }
+
+    async fn replace(&self) -> Result<()> {
+        let port = self.address.rsplit(':').next().unwrap_or_default();
+        let (_, process) = listen(&self.spec, port).await?;
+        *self.process.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(process);
+        Ok(())
+    }
+
+    fn process(&self) -> Arc<Process> {
+        Arc::clone(&self.process.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Starts an agent-runtime and waits until it listens.
+async fn listen(spec: &Spec, port: &str) -> Result<(String, Process)> {
+    let mut spec = spec.clone();
+    spec.environment.push(("PORT".to_owned(), port.to_owned()));
+    let (process, listens) = Process::start(&spec)?;
+    let address = process.address(listens).await.with_context(|| said_in(&spec.log))?;
+    Ok((address, process))
 }
 
 impl Services for System {
@@ -222,17 +267,13 @@ fn spec<const N: usize>(
         program: options.program.clone(),
         subcommand,
         environment: environment.collect(),
-        log: log(&options.logs, subcommand),
+        log: options.logs.join(format!("{subcommand}.log")),
         echo: options.echo,
     }
 }
 
-fn log(logs: &Path, subcommand: &str) -> PathBuf {
-    logs.join(format!("{subcommand}.log"))
-}
-
 /// What a child said before it ended, for the error that reports its end.
-fn said_in(logs: &Path, subcommand: &str) -> String {
-    let said = std::fs::read_to_string(log(logs, subcommand)).unwrap_or_default();
+fn said_in(log: &Path) -> String {
+    let said = std::fs::read_to_string(log).unwrap_or_default();
     said.lines().last().unwrap_or("it said nothing").to_owned()
 }

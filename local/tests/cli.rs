@@ -149,6 +149,8 @@ impl Up {
                 "0",
                 "--dynamodb-port",
                 "0",
+                "--step-functions-port",
+                "0",
                 "--agent-command",
                 "sh -c 'cat; sleep 300'",
             ])
@@ -218,6 +220,29 @@ async fn up_serves_curl_and_leaves_nothing_behind_however_it_ends() {
         assert_eq!(status.success(), signal != Signal::SIGKILL, "{signal}: {status}");
         gone(&processes);
     }
+}
+
+#[tokio::test]
+async fn up_outlives_its_container_as_a_session_does() {
+    let up = Up::start();
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = format!("http://{}/ping", up.agent);
+    assert_eq!(client.get(&url).send().await.unwrap().status(), 200);
+    let runtime = up.tree().into_iter().find(|process| {
+        let arguments = std::fs::read_to_string(format!("/proc/{process}/cmdline"));
+        arguments.unwrap().contains("agent-runtime-process")
+    });
+    let runtime = runtime.unwrap();
+    kill(Pid::from_raw(runtime.try_into().unwrap()), Signal::SIGKILL).unwrap();
+    gone(&[runtime]);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !client.get(&url).send().await.is_ok_and(|answer| answer.status() == 200) {
+        assert!(Instant::now() < deadline, "no other container at {url}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let mut child = up.child;
+    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]
