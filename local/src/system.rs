@@ -52,7 +52,7 @@ pub struct System {
     pub table: Table,
     /// Where `curl` reaches the entrypoint: `host:port`; empty if the agent-runtime is not ours.
     pub agent_address: String,
-    agent: Option<Agent>,
+    agent: Option<Container>,
     lambda: Lambda,
     machine: StateMachine,
 }
@@ -73,7 +73,7 @@ impl System {
             ("AGENT_COMMAND", options.agent_command.clone()),
         ];
         let spec = spec(options, &table, AGENT, environment);
-        let agent = Agent::start(spec, &options.agent_port.to_string()).await?;
+        let agent = Container::start(spec, &options.agent_port.to_string()).await?;
         let front_door = front_door::start(&agent.address)?;
         let system = Self::around(options, table, front_door).await?;
         Ok(Self { agent_address: agent.address.clone(), agent: Some(agent), ..system })
@@ -168,13 +168,13 @@ impl System {
 }
 
 /// The agent-runtime's process, which can be replaced by another at the same address.
-struct Agent {
+struct Container {
     spec: Spec,
     address: String,
     process: Mutex<Arc<Process>>,
 }
 
-impl Agent {
+impl Container {
     async fn start(spec: Spec, port: &str) -> Result<Self> {
         let (address, process) = listen(&spec, port).await?;
         Ok(Self { spec, address, process: Mutex::new(Arc::new(process)) })
