@@ -190,7 +190,8 @@ async fn up(options: &Options, step_functions_port: u16) -> Result<ExitCode> {
     let (address, dynamodb) = (&system.agent_address, system.table.endpoint());
     let workflow = step_functions.address;
     let session_id = Uuid::new_v4();
-    println!(
+    writeln!(
+        io::stdout(),
         "The agent's entrypoint is http://{address}, DynamoDB is {dynamodb}, Step Functions is http://{workflow}.
 
 For the commands below and the AWS CLI, paste this into another terminal:
@@ -204,7 +205,7 @@ Call the agent's entrypoint directly, and show what it journaled:
   cargo run --bin session -- events {session_id}
 
 Ctrl-C stops it."
-    );
+    )?;
     let outcome = tokio::select! {
         error = keep_agent(&system) => Err(error),
         () = stop.requested() => Ok(ExitCode::SUCCESS),

@@ -124,7 +124,7 @@ fn template(front_door: &str, dynamodb: &str) -> String {
     for line in text.lines() {
         // Resources and outputs begin at the second column.
         if line.starts_with("  ") && !line.starts_with("   ") && line.ends_with(':') {
-            let own = ["AgentRuntime", "AgentLog", "AgentLogGroup", "AgentRuntimeArn"];
+            let own = ["AgentRuntime", "AgentLogGroup", "AgentRuntimeArn"];
             skipping = own.contains(&line.trim().trim_end_matches(':'));
         } else if !line.starts_with(' ') {
             skipping = false;

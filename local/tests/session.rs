@@ -398,7 +398,7 @@ async fn start_runs_a_session_and_watch_shows_it_to_its_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn executions_are_started_once_and_answered_as_step_functions_does() {
-    let stack = Stack::start("cat", 600).await;
+    let stack = Stack::start("sh -c 'sleep 1; cat'", 600).await;
     let system = Arc::new(stack.system);
     let step_functions = StepFunctions::start(0, Arc::clone(&system)).unwrap();
     let config = aws_sdk_sfn::config::Builder::new()

@@ -82,7 +82,9 @@ fn what_happened(run: &Run, now: Timestamp) -> String {
             "the container received the request and did not start the agent".to_owned()
         }
         Status::AgentInvocationFailed => {
-            "InvokeAgentRuntime failed, the agent was not started".to_owned()
+            let started = run.find(&Status::AgentBackgroundTaskStarted).is_some();
+            let agent = if started { "had been started and may work" } else { "was not started" };
+            format!("InvokeAgentRuntime failed, the agent {agent}")
         }
         _ if error_type == "PollAttemptsSpent" => format!(
             "the workflow waited for the end of the agent until its polls were spent. {}",
@@ -131,6 +133,13 @@ fn silence(run: &Run, now: Timestamp) -> String {
         Hop::Entrypoint => format!(
             "AGENT_ENTRYPOINT_STARTED was {} ago and has no end: the container died before it started the agent, or it cannot write to the journal.",
             since(&Status::AgentEntrypointStarted)
+        ),
+        Hop::AgentCore if has(&Status::AgentInvocationFailed) => format!(
+            "AGENT_INVOCATION_FAILED was {} ago, and no container has journaled the request: {}.",
+            since(&Status::AgentInvocationFailed),
+            run.find(&Status::AgentInvocationFailed)
+                .and_then(|entry| failure(entry.event))
+                .unwrap_or_default()
         ),
         Hop::AgentCore if has(&Status::AgentInvocationSucceeded) => format!(
             "AGENT_INVOCATION_SUCCEEDED was {} ago, and no container has journaled the request: what answered is not this agent-runtime, or it writes to another journal.",
@@ -236,10 +245,12 @@ fn next(run: &Run, stopped: Hop) -> Vec<String> {
         Hop::Invoker => vec![invoker],
         Hop::Workflow => Vec::new(),
     };
-    if run.is_workflows() {
+    // A command is for pasting: nothing goes into it that is not an ARN.
+    let arn = run.invocation_id;
+    let pasted = |byte: u8| byte.is_ascii_alphanumeric() || b":_-".contains(&byte);
+    if run.is_workflows() && arn.starts_with("arn:") && arn.bytes().all(pasted) {
         next.push(format!(
-            "Look at the execution, on AWS: aws stepfunctions get-execution-history --execution-arn {}",
-            escape(run.invocation_id)
+            "Look at the execution, on AWS: aws stepfunctions get-execution-history --execution-arn {arn}"
         ));
     }
     next.extend(run.trace_id().map(|trace| format!("Look at the trace: {}", escape(trace))));

@@ -59,8 +59,18 @@ pub fn runs(events: &[Event]) -> Vec<Run<'_>> {
 /// that the container refused before it knew whose run it is has one of its own.
 #[must_use]
 pub fn newest<'r, 'a>(runs: &'r [Run<'a>]) -> Option<&'r Run<'a>> {
+    let unread = |event: &Event| {
+        event.status == Status::AgentEntrypointFailed
+            && ["InvalidRequest", "PayloadTooLarge"]
+                .map(Some)
+                .contains(&event.error_type.as_deref())
+    };
     let refused = |run: &&Run| {
-        run.entries.iter().all(|entry| entry.event.status.as_str().starts_with("AGENT_ENTRYPOINT_"))
+        run.entries.iter().any(|entry| unread(entry.event))
+            && run
+                .entries
+                .iter()
+                .all(|entry| entry.event.status.as_str().starts_with("AGENT_ENTRYPOINT_"))
     };
     runs.iter().rfind(|run| !refused(run)).or(runs.last())
 }
@@ -132,10 +142,15 @@ impl<'a> Run<'a> {
     #[must_use]
     pub fn failure(&self) -> Option<&'a Event> {
         let Ending::Failed(last) = self.ending else { return None };
-        let find = |status: &Status| self.find(status).map(|entry| entry.event);
+        // What came later is no cause, and a request refused beside a started task is none either.
+        let find = |status: &Status| {
+            let event = self.find(status).map(|entry| entry.event);
+            event.filter(|event| event.sort_key <= last.sort_key)
+        };
+        let started = find(&Status::AgentBackgroundTaskStarted).is_some();
         let causes = [
             find(&Status::AgentBackgroundTaskFailed),
-            find(&Status::AgentEntrypointFailed),
+            find(&Status::AgentEntrypointFailed).filter(|_| !started),
             find(&Status::AgentInvocationFailed),
         ];
         // A failure of the workflow itself, such as polls that are spent, repeats none of them.

@@ -127,10 +127,10 @@ fn seconds(micros: i64) -> f64 {
     micros as f64 / 1e6
 }
 
-/// Characters that turn the order of the text around them.
-const BIDIRECTIONAL: [char; 11] = [
-    '\u{200e}', '\u{200f}', '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}', '\u{2066}',
-    '\u{2067}', '\u{2068}', '\u{2069}',
+/// Characters that turn the order of the text around them, or break its lines.
+const BIDIRECTIONAL: [char; 14] = [
+    '\u{061c}', '\u{2028}', '\u{2029}', '\u{200e}', '\u{200f}', '\u{202a}', '\u{202b}', '\u{202c}',
+    '\u{202d}', '\u{202e}', '\u{2066}', '\u{2067}', '\u{2068}', '\u{2069}',
 ];
 
 fn drives_a_terminal(character: char) -> bool {

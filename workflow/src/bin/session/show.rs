@@ -109,7 +109,11 @@ pub async fn follow(
         let elsewhere = ended().await;
         match journal.events(id).await {
             Ok(read) => events = read,
-            Err(error) => tolerate(&error.fault, &error, &events)?,
+            Err(error) => {
+                tolerate(&error.fault, &error, &events)?;
+                tokio::time::sleep(FOLLOW_INTERVAL).await;
+                continue;
+            }
         }
         if events.is_empty() && !waiting {
             waiting = true;
