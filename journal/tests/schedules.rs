@@ -225,7 +225,7 @@ fn no_schedule_of_faults_and_clocks_loses_or_reorders_an_event() {
         None => 0..number("JOURNAL_SCHEDULES").unwrap_or(500),
     };
     let database = Database::memory().unwrap();
-    local::table::create(&database).unwrap();
+    local::table::create(&database, local::table::TABLE_NAME).unwrap();
     let count = seeds.end - seeds.start;
     for seed in seeds {
         let runtime = tokio::runtime::Builder::new_current_thread()

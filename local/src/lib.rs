@@ -9,6 +9,7 @@
 //! nothing by itself.
 
 pub mod asl;
+mod container;
 pub mod front_door;
 pub mod lambda;
 pub mod process;

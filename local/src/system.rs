@@ -1,19 +1,19 @@
 //! The whole system, put together.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use dynoxide::DynoxideError;
 use journal::Journal;
 use serde_json::{Value, json};
 use workflow::Definition;
 
 use crate::asl::{Execution, Outcome, Resource, ServiceError, Services, StateMachine};
+use crate::container::Container;
 use crate::front_door;
 use crate::lambda::Lambda;
-use crate::process::{Process, Spec};
+use crate::process::Spec;
 use crate::table::{CREDENTIAL, REGION, TABLE_NAME, Table};
 
 /// The hidden subcommand under which this executable is the agent-runtime.
@@ -167,40 +167,6 @@ impl System {
     }
 }
 
-/// The agent-runtime's process, which can be replaced by another at the same address.
-struct Container {
-    spec: Spec,
-    address: String,
-    process: Mutex<Arc<Process>>,
-}
-
-impl Container {
-    async fn start(spec: Spec, port: &str) -> Result<Self> {
-        let (address, process) = listen(&spec, port).await?;
-        Ok(Self { spec, address, process: Mutex::new(Arc::new(process)) })
-    }
-
-    async fn replace(&self) -> Result<()> {
-        let port = self.address.rsplit(':').next().unwrap_or_default();
-        let (_, process) = listen(&self.spec, port).await?;
-        *self.process.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(process);
-        Ok(())
-    }
-
-    fn process(&self) -> Arc<Process> {
-        Arc::clone(&self.process.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// Starts an agent-runtime and waits until it listens.
-async fn listen(spec: &Spec, port: &str) -> Result<(String, Process)> {
-    let mut spec = spec.clone();
-    spec.environment.push(("PORT".to_owned(), port.to_owned()));
-    let (process, listens) = Process::start(&spec)?;
-    let address = process.address(listens).await.with_context(|| said_in(&spec.log))?;
-    Ok((address, process))
-}
-
 impl Services for System {
     async fn call(&self, resource: Resource, arguments: Value) -> Result<Value, ServiceError> {
         let database = &self.table.database;
@@ -270,10 +236,4 @@ fn spec<const N: usize>(
         log: options.logs.join(format!("{subcommand}.log")),
         echo: options.echo,
     }
-}
-
-/// What a child said before it ended, for the error that reports its end.
-fn said_in(log: &Path) -> String {
-    let said = std::fs::read_to_string(log).unwrap_or_default();
-    said.lines().last().unwrap_or("it said nothing").to_owned()
 }

@@ -52,7 +52,7 @@ impl Table {
                 Database::new(path).with_context(|| format!("cannot open {path}"))?
             }
         };
-        create(&database)?;
+        create(&database, TABLE_NAME)?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
             .with_context(|| format!("cannot serve DynamoDB on 127.0.0.1:{port}"))?;
         listener.set_nonblocking(true)?;
@@ -103,13 +103,13 @@ impl Table {
     }
 }
 
-/// Creates the table as `deploy/` does, unless it is there.
+/// Creates a journal's table as `deploy/` does, unless it is there.
 ///
 /// # Errors
 /// If the engine refuses.
-pub fn create(database: &Database) -> Result<()> {
+pub fn create(database: &Database, name: &str) -> Result<()> {
     let request = json!({
-        "TableName": TABLE_NAME,
+        "TableName": name,
         "BillingMode": "PAY_PER_REQUEST",
         "AttributeDefinitions": [
             {"AttributeName": "PK", "AttributeType": "S"},
@@ -120,12 +120,12 @@ pub fn create(database: &Database) -> Result<()> {
             {"AttributeName": "SK", "KeyType": "RANGE"},
         ],
     });
-    if database.get_table_metadata(TABLE_NAME)?.is_some() {
+    if database.get_table_metadata(name)?.is_some() {
         return Ok(());
     }
     database.create_table(serde_json::from_value(request)?)?;
     let time_to_live = json!({
-        "TableName": TABLE_NAME,
+        "TableName": name,
         "TimeToLiveSpecification": {"AttributeName": "ExpiresAt", "Enabled": true},
     });
     database.update_time_to_live(serde_json::from_value(time_to_live)?)?;

@@ -164,7 +164,7 @@ async fn invoker_crashed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn invoker_retried() {
+async fn invoker_retried_after_it_had_started_the_agent_starts_one_task() {
     let stack = Stack::start("sh -c 'sleep 4; echo 7'", 600).await;
     let invocations = AtomicU32::new(0);
     let lossy = Faulty(&stack.system, |resource, _: &Value| {
@@ -174,6 +174,12 @@ async fn invoker_retried() {
     });
     let run = execution(json!({}));
     assert_eq!(stack.system.run_with(&run, &lossy).await, Outcome::Succeeded(json!(7)));
+    let statuses = stack.statuses(&run.name).await;
+    let count = |name: &str| statuses.iter().filter(|status| *status == name).count();
+    assert_eq!(count("AGENT_INVOCATION_STARTED"), 2);
+    assert_eq!(count("AGENT_ENTRYPOINT_STARTED"), 2);
+    assert_eq!(count(TASK_STARTED), 1);
+    assert_eq!(count(TASK_COMPLETED), 1);
     check_history("invoker-retried", &stack.events(&run.name).await);
     stack.system.stop().await;
 }

@@ -18,7 +18,6 @@ use aws_sdk_sfn::types::ExecutionStatus;
 use journal::{Draft, Event, SessionId, Source, Status};
 use local::step_functions::{STATE_MACHINE_ARN, StepFunctions};
 use local::table::{CREDENTIAL, REGION, TABLE_NAME, Table};
-use serde_json::json;
 use support::{Stack, put, put_history, session_program};
 use tokio::sync::Semaphore;
 use workflow::history::{newest, runs};
@@ -372,19 +371,7 @@ async fn start_runs_a_session_and_watch_shows_it_to_its_end() {
     let (exit, ..) = session(&["events", shown.trim(), "--follow"]).await;
     assert_eq!(exit, Some(0));
     // Watching ends with the execution, also when the journal that is read tells nothing.
-    let another = json!({
-        "TableName": "another-table",
-        "BillingMode": "PAY_PER_REQUEST",
-        "AttributeDefinitions": [
-            {"AttributeName": "PK", "AttributeType": "S"},
-            {"AttributeName": "SK", "AttributeType": "S"},
-        ],
-        "KeySchema": [
-            {"AttributeName": "PK", "KeyType": "HASH"},
-            {"AttributeName": "SK", "KeyType": "RANGE"},
-        ],
-    });
-    system.table.database.create_table(serde_json::from_value(another).unwrap()).unwrap();
+    local::table::create(&system.table.database, "another-table").unwrap();
     let (exit, _, stderr) =
         session(&["start", "--watch", "--table", "another-table", "wrong"]).await;
     assert_eq!(exit, Some(1));

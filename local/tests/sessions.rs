@@ -355,26 +355,6 @@ async fn a_collision_of_the_workflow_moves_on_by_a_millisecond() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lambda_retried_after_it_had_started_the_agent_starts_one_task() {
-    let stack = Stack::start("sh -c 'sleep 2; echo 7'", 600).await;
-    let invocations = AtomicU32::new(0);
-    let lossy = Faulty(&stack.system, |resource, _: &Value| {
-        let first =
-            resource == Resource::Invoke && invocations.fetch_add(1, Ordering::Relaxed) == 0;
-        if first { Break::After("Lambda.ServiceException") } else { Break::No }
-    });
-    let run = execution(json!({}));
-    assert_eq!(stack.system.run_with(&run, &lossy).await, Outcome::Succeeded(json!(7)));
-    let statuses = stack.statuses(&run.name).await;
-    let count = |name: &str| statuses.iter().filter(|status| *status == name).count();
-    assert_eq!(count("AGENT_INVOCATION_STARTED"), 2);
-    assert_eq!(count("AGENT_ENTRYPOINT_STARTED"), 2);
-    assert_eq!(count("AGENT_BACKGROUND_TASK_STARTED"), 1);
-    assert_eq!(count("AGENT_BACKGROUND_TASK_COMPLETED"), 1);
-    stack.system.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_lambda_that_timed_out_or_crashed_is_monitored_and_the_agents_own_events_decide() {
     let stack = Stack::start("sh -c 'sleep 1; echo 7'", 600).await;
     for error in ["Sandbox.Timedout", "States.Timeout", "Runtime.ExitError", "Lambda.Unknown"] {

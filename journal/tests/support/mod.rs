@@ -85,7 +85,7 @@ impl Dynamo {
     /// An engine with the journal's table, in memory. `plan` is asked once for every request.
     pub fn new(plan: impl FnMut(&Call) -> Fault + Send + 'static) -> Self {
         let database = Database::memory().unwrap();
-        local::table::create(&database).unwrap();
+        local::table::create(&database, local::table::TABLE_NAME).unwrap();
         Self::over(database, plan)
     }
 
