@@ -5,7 +5,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use journal::text::{tail, truncate};
-use journal::{SdkFault, SessionId, SettingError};
+use journal::{SdkFault, SettingError};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -70,11 +70,7 @@ impl Agent for CommandAgent {
         let (stdin, stdout, stderr) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let output = async {
-            tokio::join!(
-                feed(stdin, &invocation.input),
-                read_stdout(stdout),
-                read_stderr(stderr, &invocation.session_id),
-            )
+            tokio::join!(feed(stdin, &invocation.input), read_stdout(stdout), read_stderr(stderr),)
         };
         tokio::pin!(output);
         let mut read = None;
@@ -137,10 +133,7 @@ async fn read_stdout(stdout: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
 }
 
 /// Logs every line and keeps the last ones.
-async fn read_stderr(
-    stderr: Option<impl AsyncRead + Unpin>,
-    session_id: &SessionId,
-) -> VecDeque<String> {
+async fn read_stderr(stderr: Option<impl AsyncRead + Unpin>) -> VecDeque<String> {
     let mut lines = VecDeque::new();
     let Some(stderr) = stderr else { return lines };
     let mut stderr = BufReader::new(stderr);
@@ -149,7 +142,7 @@ async fn read_stderr(
     {
         let text = String::from_utf8_lossy(&line).trim_end().to_owned();
         line.clear();
-        tracing::info!(target: "agent::stderr", %session_id, "{text}");
+        tracing::info!(target: "agent::stderr", "{text}");
         kept += text.len();
         lines.push_back(text);
         while kept > STDERR_TAIL_BYTES && lines.len() > 1 {

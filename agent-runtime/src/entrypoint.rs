@@ -4,19 +4,23 @@
 //! run's id and the timestamp of the cause, behind which the event has to sort. Whether it was
 //! understood is decided on after the event: then the failure is journaled too.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use actix::Addr;
 use actix_web::http::StatusCode;
-use actix_web::http::header::HeaderMap;
+use actix_web::http::header::{HeaderMap, HeaderValue};
 use actix_web::web::{Bytes, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
-use journal::{Draft, Journal, SessionId, Source, Status, TraceParent};
+use journal::{Draft, Journal, SessionId, SessionJournal, Source, Status, TraceParent};
+use opentelemetry::trace::{SpanKind, SpanRef, TraceContextExt, Tracer};
+use opentelemetry::{Context, KeyValue, global};
 use serde_json::json;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::Invocation;
@@ -94,23 +98,30 @@ impl Entrypoint {
         if self.draining.load(Ordering::Relaxed) {
             return Err(Refusal::shutting_down());
         }
-        let (header, request_id) = (session_id(headers)?, request_id(headers));
-        let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok());
-        let traceparent = traceparent.map(str::to_owned);
+        let caller = Caller::of(headers)?;
         let entrypoint = self.clone();
         // On this thread, which reads the socket, until the body is there.
         let handled = actix_web::rt::spawn(async move {
             let body = entrypoint.read(payload).await;
-            let request = body.and_then(|body| {
-                Ok(parse(&body, header.as_ref(), &request_id, traceparent.as_deref())?)
-            });
-            let (session_id, invocation_id) = match (&request, header) {
+            let request = body
+                .and_then(|body| Ok(parse(&body, caller.session_id.as_ref(), &caller.request_id)?));
+            let (session_id, invocation_id) = match (&request, &caller.session_id) {
                 (Ok(request), _) => (request.session_id.clone(), request.invocation_id.clone()),
-                (Err(_), Some(header)) => (header, request_id),
+                (Err(_), Some(header)) => (header.clone(), caller.request_id.clone()),
                 (Err(_), None) => return Ok(request.map(|_| Bytes::new())),
             };
             let (tasks, runtime) = (entrypoint.tasks.clone(), entrypoint.runtime.clone());
-            let start = async move { entrypoint.start(session_id, invocation_id, request).await };
+            let start = async move {
+                let parent = caller.parent(request.as_ref().ok());
+                let trace = caller.trace(parent, &session_id, &invocation_id);
+                let logs = telemetry::log_span(&session_id, &invocation_id, &trace);
+                let journal = entrypoint.journal.session(session_id, invocation_id, Source::Agent);
+                let journal = journal.in_trace(trace.clone());
+                let started = entrypoint.start(journal, request, caller.baggage, &trace);
+                let answer = started.instrument(logs).await;
+                end_span(&trace.span(), &answer);
+                answer
+            };
             tasks.spawn_on(start, &runtime).await
         });
         handled.await.flatten().unwrap_or_else(|error| {
@@ -143,14 +154,11 @@ impl Entrypoint {
     /// Journals the request, starts its task, and journals the failure if there is one.
     async fn start(
         &self,
-        session_id: SessionId,
-        invocation_id: String,
+        journal: SessionJournal,
         request: Result<Request, Refusal>,
+        baggage: Option<String>,
+        trace: &Context,
     ) -> Result<Bytes, Refusal> {
-        let traceparent = request.as_ref().ok().and_then(|request| request.traceparent.as_ref());
-        let trace_id = traceparent.map(TraceParent::trace_id);
-        let journal =
-            self.journal.session(session_id, invocation_id, Source::Agent).with_trace_id(trace_id);
         let after = request.as_ref().ok().and_then(|request| request.after);
         let draft = Draft::new(Status::AgentEntrypointStarted);
         let started = journal.append(draft, after, STARTED_DEADLINE).await;
@@ -161,14 +169,20 @@ impl Entrypoint {
             }
             (Ok(_), Err(refusal)) => Err(refusal),
             (Ok(after), Ok(request)) => {
+                let mut environment = BTreeMap::from([
+                    ("SESSION_ID".to_owned(), request.session_id.to_string()),
+                    ("INVOCATION_ID".to_owned(), request.invocation_id.clone()),
+                ]);
+                environment.extend(baggage.map(|baggage| ("BAGGAGE".to_owned(), baggage)));
                 let invocation = Invocation {
                     session_id: request.session_id,
                     invocation_id: request.invocation_id,
                     input: request.input,
-                    environment: request.environment,
+                    environment,
                     context: crate::Context::default(),
                 };
-                let start = Start { journal: journal.clone(), invocation, after };
+                let (journal, trace) = (journal.clone(), trace.clone());
+                let start = Start { journal, invocation, after, trace };
                 match self.supervisor.send(start).await {
                     Ok(answer) => answer.map_err(Refusal::from),
                     Err(error) => Err(Refusal::internal(
@@ -179,29 +193,88 @@ impl Entrypoint {
             }
         };
         if let Err(Refusal(_, error_type, message)) = &answer {
-            let session_id = journal.session_id();
-            tracing::warn!(%session_id, error_type, "invocation refused: {message}");
+            tracing::warn!(error_type, "invocation refused: {message}");
             let draft = Draft::failure(Status::AgentEntrypointFailed, error_type, message);
             if let Err(error) = journal.append(draft, cause, FAILED_DEADLINE).await {
                 let error = journal::display_chain(&error);
-                tracing::error!(%session_id, "the refusal is not in the journal: {error}");
+                tracing::error!("the refusal is not in the journal: {error}");
             }
         }
         answer
     }
 }
 
-fn session_id(headers: &HeaderMap) -> Result<Option<SessionId>, BadRequest> {
-    let Some(header) = headers.get(SESSION_HEADER) else { return Ok(None) };
-    // A header that is not text cannot be an id either.
-    Ok(Some(header.to_str().unwrap_or_default().parse::<SessionId>()?))
+/// What the head of a request says.
+struct Caller {
+    session_id: Option<SessionId>,
+    request_id: String,
+    traceparent: Option<TraceParent>,
+    baggage: Option<String>,
+    received: SystemTime,
 }
 
-/// The request's id, or a new one where AgentCore (or `curl`) gave none that can be journaled.
-fn request_id(headers: &HeaderMap) -> String {
-    let header = headers.get(REQUEST_HEADER).and_then(|header| header.to_str().ok());
-    match header {
-        Some(id) if is_id(id) => id.to_owned(),
-        _ => Uuid::new_v4().to_string(),
+impl Caller {
+    fn of(headers: &HeaderMap) -> Result<Self, BadRequest> {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        // A header that is not text cannot be an id either.
+        let id = |header: &HeaderValue| header.to_str().unwrap_or_default().parse::<SessionId>();
+        let request_id = text(REQUEST_HEADER).filter(|id| is_id(id)).map(str::to_owned);
+        let traceparent = text("traceparent").and_then(|text| text.parse::<TraceParent>().ok());
+        Ok(Self {
+            session_id: headers.get(SESSION_HEADER).map(id).transpose()?,
+            // A new one where AgentCore (or `curl`) gave none that can be journaled.
+            request_id: request_id.unwrap_or_else(|| Uuid::new_v4().to_string()),
+            traceparent: traceparent
+                .map(|parent| parent.with_state(text("tracestate").unwrap_or_default())),
+            baggage: text("baggage").map(str::to_owned),
+            received: SystemTime::now(),
+        })
     }
+
+    /// The span that caused the request. The envelope names it because AgentCore need not hand the
+    /// header on; a header of the same trace comes from nearer by.
+    fn parent<'a>(&'a self, request: Option<&'a Request>) -> Option<&'a TraceParent> {
+        let header = self.traceparent.as_ref();
+        let Some(in_body) = request.and_then(|request| request.traceparent.as_ref()) else {
+            return header;
+        };
+        header.filter(|header| header.same_trace(in_body)).or(Some(in_body))
+    }
+
+    /// The context of the request's span:
+    /// <https://opentelemetry.io/docs/specs/semconv/http/http-spans/>.
+    fn trace(
+        &self,
+        parent: Option<&TraceParent>,
+        session_id: &SessionId,
+        invocation_id: &str,
+    ) -> Context {
+        let (tracer, parent) =
+            (global::tracer("agent-runtime"), parent.map(TraceParent::context).unwrap_or_default());
+        let span = tracer
+            .span_builder("POST /invocations")
+            .with_kind(SpanKind::Server)
+            .with_start_time(self.received)
+            .with_attributes([
+                KeyValue::new("http.request.method", "POST"),
+                KeyValue::new("http.route", "/invocations"),
+                KeyValue::new("aws.request_id", self.request_id.clone()),
+                KeyValue::new("session.id", session_id.to_string()),
+                KeyValue::new("journal.invocation_id", invocation_id.to_owned()),
+            ])
+            .start_with_context(&tracer, &parent);
+        parent.with_span(span)
+    }
+}
+
+fn end_span(span: &SpanRef<'_>, answer: &Result<Bytes, Refusal>) {
+    let status = match answer {
+        Ok(_) => StatusCode::OK,
+        Err(Refusal(status, error_type, message)) => {
+            telemetry::record_error(span, error_type, message);
+            *status
+        }
+    };
+    span.set_attribute(KeyValue::new("http.response.status_code", i64::from(status.as_u16())));
+    span.end();
 }

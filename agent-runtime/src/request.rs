@@ -1,7 +1,5 @@
 //! What the body of `/invocations` means.
 
-use std::collections::BTreeMap;
-
 use journal::text::MAX_ID_BYTES;
 use journal::{InvalidSessionId, SessionId, Timestamp, TraceParent};
 use serde_json::{Map, Value};
@@ -14,10 +12,7 @@ pub(crate) struct Request {
     pub invocation_id: String,
     pub after: Option<Timestamp>,
     pub input: Value,
-    /// `SESSION_ID`, `INVOCATION_ID`, and `TRACEPARENT` if there is one.
-    pub environment: BTreeMap<String, String>,
-    /// What caused the request, if the caller sent a valid `traceparent`: in the envelope, since
-    /// AgentCore need not hand a header on, or else in the header.
+    /// What caused the request, if the envelope has a valid `traceparent`.
     pub traceparent: Option<TraceParent>,
 }
 
@@ -42,13 +37,11 @@ pub(crate) enum BadRequest {
 
 /// Reads the body. It is the invoker's envelope if and only if it has both `input` and
 /// `invocation_id`; any other JSON is itself the input, less a `session_id`. `header` is the
-/// session id of the header, `request_id` the run's id if the body names none, `traceparent` that
-/// of the header.
+/// session id of the header, `request_id` the run's id if the body names none.
 pub(crate) fn parse(
     body: &[u8],
     header: Option<&SessionId>,
     request_id: &str,
-    traceparent: Option<&str>,
 ) -> Result<Request, BadRequest> {
     let mut body: Value =
         serde_json::from_slice(body).map_err(|error| BadRequest::Json(error.to_string()))?;
@@ -65,7 +58,7 @@ pub(crate) fn parse(
         (None, Some(in_body)) => in_body,
         (None, None) => return Err(BadRequest::NoSessionId),
     };
-    let (input, invocation_id, after, in_body) = match body {
+    let (input, invocation_id, after, traceparent) = match body {
         Value::Object(envelope)
             if envelope.contains_key("input") && envelope.contains_key("invocation_id") =>
         {
@@ -73,19 +66,10 @@ pub(crate) fn parse(
         }
         input => (input, request_id.to_owned(), None, None),
     };
-    let mut environment = BTreeMap::from([
-        ("SESSION_ID".to_owned(), session_id.to_string()),
-        ("INVOCATION_ID".to_owned(), invocation_id.clone()),
-    ]);
-    let texts = [in_body.as_deref(), traceparent].into_iter().flatten();
-    let traceparent = texts.flat_map(str::parse::<TraceParent>).next();
-    environment.extend(
-        traceparent.iter().map(|parent| ("TRACEPARENT".to_owned(), parent.as_str().to_owned())),
-    );
-    Ok(Request { session_id, invocation_id, after, input, environment, traceparent })
+    Ok(Request { session_id, invocation_id, after, input, traceparent })
 }
 
-type Envelope = (Value, String, Option<Timestamp>, Option<String>);
+type Envelope = (Value, String, Option<Timestamp>, Option<TraceParent>);
 
 fn open(mut envelope: Map<String, Value>, session_id: &SessionId) -> Result<Envelope, BadRequest> {
     let mut take = |name| envelope.remove(name).filter(|value| !value.is_null());
@@ -125,7 +109,7 @@ fn open(mut envelope: Map<String, Value>, session_id: &SessionId) -> Result<Enve
     }
     let traceparent = match take("trace").as_ref().and_then(|trace| trace.get("traceparent")) {
         None => None,
-        Some(Value::String(value)) => Some(value.clone()),
+        Some(Value::String(value)) => value.parse().ok(),
         Some(_) => return Err(BadRequest::Field("trace", "must hold \"traceparent\" as a text")),
     };
     Ok((input, invocation_id, after, traceparent))
@@ -149,18 +133,15 @@ mod tests {
     }
 
     fn read(body: Value) -> Result<Request, BadRequest> {
-        parse(body.to_string().as_bytes(), Some(&id()), "request-1", None)
+        parse(body.to_string().as_bytes(), Some(&id()), "request-1")
     }
 
     #[test]
     fn a_plain_body_is_itself_the_input_less_the_session_id() {
         let body = json!({"session_id": ID, "prompt": "hi", "input": 1}).to_string();
-        let request = parse(body.as_bytes(), None, "request-1", Some(TRACEPARENT)).unwrap();
+        let request = parse(body.as_bytes(), None, "request-1").unwrap();
         assert_eq!(request.input, json!({"prompt": "hi", "input": 1}));
         assert_eq!(request.invocation_id, "request-1");
-        assert_eq!(request.environment["SESSION_ID"], ID);
-        assert_eq!(request.environment["INVOCATION_ID"], "request-1");
-        assert_eq!(request.environment["TRACEPARENT"], TRACEPARENT);
         assert_eq!(read(json!("hi")).unwrap().input, json!("hi"));
     }
 
@@ -174,17 +155,15 @@ mod tests {
         assert_eq!(request.input, json!({"prompt": "hi"}));
         assert_eq!(request.invocation_id, "run-1");
         assert_eq!(request.after.unwrap().to_string(), "2026-11-23T02:45:00.120000Z");
-        assert_eq!(request.environment["TRACEPARENT"], TRACEPARENT);
-        assert_eq!(request.traceparent.unwrap().as_str(), TRACEPARENT);
+        assert_eq!(request.traceparent.unwrap().to_string(), TRACEPARENT);
     }
 
     #[test]
     fn a_traceparent_that_is_not_valid_is_ignored() {
         let trace = json!({"traceparent": "00-1-2-01"});
         let body = json!({"input": 1, "invocation_id": "r", "trace": trace}).to_string();
-        let request = parse(body.as_bytes(), Some(&id()), "request-1", Some("x")).unwrap();
+        let request = parse(body.as_bytes(), Some(&id()), "request-1").unwrap();
         assert_eq!(request.traceparent, None);
-        assert!(!request.environment.contains_key("TRACEPARENT"));
     }
 
     #[test]
@@ -211,10 +190,10 @@ mod tests {
         assert!(envelope(json!({"trace": {"traceparent": 1}})).contains("traceparent"));
         assert_eq!(read(json!({"session_id": format!("{ID}x")})), Err(BadRequest::TwoSessionIds));
         assert_eq!(read(json!({"session_id": 7})), Err(InvalidSessionId.into()));
-        assert_eq!(parse(b"{}", None, "r", None), Err(BadRequest::NoSessionId));
-        assert!(matches!(parse(b"\xff", Some(&id()), "r", None), Err(BadRequest::Json(_))));
+        assert_eq!(parse(b"{}", None, "r"), Err(BadRequest::NoSessionId));
+        assert!(matches!(parse(b"\xff", Some(&id()), "r"), Err(BadRequest::Json(_))));
         assert!(matches!(
-            parse("[".repeat(10_000).as_bytes(), Some(&id()), "r", None),
+            parse("[".repeat(10_000).as_bytes(), Some(&id()), "r"),
             Err(BadRequest::Json(_))
         ));
     }

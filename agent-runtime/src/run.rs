@@ -1,14 +1,13 @@
-//! The process: environment, logs, runtime, signals.
+//! The process: environment, telemetry, runtime, signals.
 
-use std::io::IsTerminal;
 use std::net::TcpListener;
 use std::process::ExitCode;
 
 use actix::System;
 use journal::Journal;
+use telemetry::Telemetry;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 use crate::{Agent, CommandAgent, Settings, serve};
 
@@ -23,8 +22,10 @@ pub fn run(agent: impl Agent) -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return bad_environment(&error),
     };
-    init_logs();
-    match host(settings, agent) {
+    let telemetry = Telemetry::start("agent-runtime");
+    let served = host(settings, agent);
+    telemetry.stop();
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("agent-runtime: {error}");
@@ -77,17 +78,4 @@ fn env(name: &str) -> Option<String> {
 fn bad_environment(error: &journal::SettingError) -> ExitCode {
     eprintln!("agent-runtime: {error}");
     ExitCode::from(BAD_ENVIRONMENT)
-}
-
-/// Log lines on stderr: readable in a terminal, JSON elsewhere; the level by `RUST_LOG`.
-fn init_logs() {
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,actix_server=warn"));
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        // It would report a closed stderr on stderr, and panic.
-        .log_internal_errors(false);
-    // A logger that is already set, as in a test, is kept.
-    let _ = if std::io::stderr().is_terminal() { logs.try_init() } else { logs.json().try_init() };
 }

@@ -20,8 +20,9 @@ use crate::entrypoint::{Entrypoint, invocations};
 use crate::health::Health;
 use crate::supervisor::{Drain, Supervisor};
 
-/// How long a shutdown waits for the terminal events. With what follows it stays within 10 s.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(8);
+/// How long a shutdown waits for the terminal events. With what follows (the last
+/// telemetry included) it stays within 10 s.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(7);
 
 /// Serves `/invocations` and `/ping` on `listener` until `shutdown` resolves, then refuses new
 /// invocations, ends every task with AGENT_BACKGROUND_TASK_FAILED of type `Terminated`, and returns

@@ -24,7 +24,7 @@ use uuid::Uuid;
 use crate::Invocation;
 use crate::agent::AnyAgent;
 use crate::health::Health;
-use crate::task::Task;
+use crate::task::{Metrics, Task};
 use crate::worker::Worker;
 
 /// Answers kept for callers that send the same invocation again; the oldest is forgotten first.
@@ -42,6 +42,7 @@ pub(crate) struct Supervisor {
     health: Health,
     tasks: TaskTracker,
     give_up: CancellationToken,
+    metrics: Metrics,
     workers: HashMap<Uuid, Addr<Worker>>,
     answers: LruCache<Run, (Uuid, Answer)>,
     draining: bool,
@@ -54,6 +55,8 @@ pub(crate) struct Start {
     pub invocation: Invocation,
     /// AGENT_ENTRYPOINT_STARTED of this call.
     pub after: Timestamp,
+    /// The context of this call's span.
+    pub trace: opentelemetry::Context,
 }
 
 impl Message for Start {
@@ -94,7 +97,8 @@ impl Supervisor {
         give_up: CancellationToken,
     ) -> Self {
         let (workers, answers) = (HashMap::new(), LruCache::new(ANSWERS));
-        Self { agent, agents, health, tasks, give_up, workers, answers, draining: false }
+        let metrics = Metrics::new();
+        Self { agent, agents, health, tasks, give_up, metrics, workers, answers, draining: false }
     }
 
     fn start_task(&mut self, start: Start, supervisor: &Addr<Self>) -> (Uuid, Answer) {
@@ -107,6 +111,8 @@ impl Supervisor {
             agent: Arc::clone(&self.agent),
             agents: self.agents.clone(),
             after: start.after,
+            trace: start.trace,
+            metrics: self.metrics.clone(),
             abort: abort.clone(),
             give_up: self.give_up.clone(),
             busy: self.health.busy(),

@@ -4,10 +4,16 @@
 
 use std::time::Duration;
 
-use journal::{AppendError, Draft, SessionJournal, Status, Timestamp};
+use journal::{AppendError, Draft, SessionJournal, Status, Timestamp, TraceParent, display_chain};
+use opentelemetry::KeyValue;
+use opentelemetry::context::FutureExt;
+use opentelemetry::global::{self, BoxedSpan};
+use opentelemetry::metrics::{Counter, UpDownCounter};
+use opentelemetry::trace::{TraceContextExt, Tracer};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::Invocation;
 use crate::agent::AnyAgent;
@@ -34,30 +40,117 @@ pub(crate) struct Task {
     /// Cancelled when the process is about to exit: log the event instead of writing it.
     pub give_up: CancellationToken,
     pub busy: Busy,
+    /// The context of the request's span.
+    pub trace: opentelemetry::Context,
+    pub metrics: Metrics,
+}
+
+/// What tells of the tasks, through OpenTelemetry's global provider. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Metrics {
+    running: UpDownCounter<i64>,
+    ended: Counter<u64>,
+}
+
+impl Metrics {
+    pub fn new() -> Self {
+        let meter = global::meter("agent-runtime");
+        Self {
+            running: meter
+                .i64_up_down_counter("agent.tasks.running")
+                .with_unit("{task}")
+                .with_description("Tasks whose agent runs or whose terminal event is not durable")
+                .build(),
+            ended: meter
+                .u64_counter("agent.tasks.ended")
+                .with_unit("{task}")
+                .with_description("Tasks that ended, by outcome")
+                .build(),
+        }
+    }
+
+    fn end(&self, outcome: &Outcome) {
+        self.running.add(-1, &[]);
+        match outcome {
+            Ok(_) => self.ended.add(1, &[KeyValue::new("outcome", "completed")]),
+            Err(error) => self.ended.add(
+                1,
+                &[
+                    KeyValue::new("outcome", "failed"),
+                    KeyValue::new("error.type", error.error_type.clone()),
+                ],
+            ),
+        }
+    }
 }
 
 impl Task {
     /// Runs the agent from its first event to its last. `started` learns whether it was started.
     pub(crate) async fn run(
-        self,
+        mut self,
         invocation: Invocation,
         started: oneshot::Sender<Result<Timestamp, AppendError>>,
     ) {
+        self.trace = self.trace.with_span(self.span());
+        self.journal = self.journal.in_trace(self.trace.clone());
+        let (session_id, invocation_id) = (&invocation.session_id, &invocation.invocation_id);
+        let logs = telemetry::log_span(session_id, invocation_id, &self.trace);
+        self.run_in_span(invocation, started).instrument(logs).await;
+    }
+
+    /// The task's span: <https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-agent-spans/>.
+    fn span(&self) -> BoxedSpan {
+        let session_id = self.journal.session_id().to_string();
+        let tracer = global::tracer("agent-runtime");
+        tracer
+            .span_builder("invoke_agent")
+            .with_attributes([
+                KeyValue::new("gen_ai.operation.name", "invoke_agent"),
+                KeyValue::new("gen_ai.conversation.id", session_id.clone()),
+                KeyValue::new("session.id", session_id),
+                KeyValue::new("journal.invocation_id", self.journal.invocation_id().to_owned()),
+            ])
+            .start_with_context(&tracer, &self.trace)
+    }
+
+    async fn run_in_span(
+        self,
+        mut invocation: Invocation,
+        started: oneshot::Sender<Result<Timestamp, AppendError>>,
+    ) {
+        let span = self.trace.span();
+        if let Some(parent) = TraceParent::of(&self.trace) {
+            let state = Some(parent.state()).filter(|state| !state.is_empty());
+            let variables = [("TRACEPARENT", Some(parent.to_string())), ("TRACESTATE", state)];
+            invocation.environment.extend(
+                variables.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))),
+            );
+        }
         let draft = Draft::new(Status::AgentBackgroundTaskStarted);
         let durable = self.journal.append(draft, Some(self.after), STARTED_DEADLINE).await;
         let after = durable.as_ref().ok().copied();
+        if let Err(error) = &durable {
+            telemetry::record_error(&span, "JournalError", &display_chain(error));
+        }
         // The caller may have gone away; the task runs all the same.
         let _ = started.send(durable);
         if after.is_some() {
+            self.metrics.running.add(1, &[]);
             let outcome = self.outcome(invocation).await;
+            if let Err(error) = &outcome {
+                telemetry::record_error(&span, &error.error_type, &error.message);
+            }
             self.end(&outcome, after).await;
+            self.metrics.end(&outcome);
         }
+        span.end();
         drop(self.busy);
     }
 
     async fn outcome(&self, invocation: Invocation) -> Outcome {
         let context = invocation.context.clone();
-        let mut agent = self.agents.spawn((self.agent)(invocation));
+        let agent = (self.agent)(invocation).with_context(self.trace.clone()).in_current_span();
+        let mut agent = self.agents.spawn(agent);
         let abort = agent.abort_handle();
         let work = async {
             let outcome = (&mut agent).await.map_err(not_joined)??;
@@ -81,8 +174,7 @@ impl Task {
         };
         drop(context.take_children());
         if !agent.is_finished() && tokio::time::timeout(ABORT_GRACE, agent).await.is_err() {
-            let session_id = self.journal.session_id();
-            tracing::warn!(%session_id, "the agent does not stop; its thread stays blocked");
+            tracing::warn!("the agent does not stop; its thread stays blocked");
         }
         outcome
     }
@@ -94,7 +186,7 @@ impl Task {
             self.journal.append_terminal(draft, after, self.give_up.cancelled()).await
         {
             let event = serde_json::to_string(error.event()).unwrap_or_default();
-            let error = journal::display_chain(&error);
+            let error = display_chain(&error);
             tracing::error!(event, "the terminal event is not in the journal: {error}");
         }
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use agent_runtime::SESSION_HEADER;
 use journal::{Event, SessionId};
+use local::collector::Collector;
 use local::process::{Process, Spec};
 use local::table::{CREDENTIAL, REGION, TABLE_NAME, Table};
 use nix::sys::signal::{Signal, kill};
@@ -19,6 +20,9 @@ use support::{eventually, session_id};
 use tempfile::TempDir;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_agent-runtime");
+
+const CREDENTIALS: [(&str, &str); 2] =
+    [("AWS_ACCESS_KEY_ID", CREDENTIAL), ("AWS_SECRET_ACCESS_KEY", CREDENTIAL)];
 
 /// The binary with a command as its agent, on a table of its own.
 struct Container {
@@ -31,9 +35,7 @@ struct Container {
 
 impl Container {
     async fn start(agent_command: &str) -> Self {
-        let credentials =
-            [("AWS_ACCESS_KEY_ID", CREDENTIAL), ("AWS_SECRET_ACCESS_KEY", CREDENTIAL)];
-        Self::start_with(agent_command, &credentials).await
+        Self::start_with(agent_command, &CREDENTIALS).await
     }
 
     async fn start_with(agent_command: &str, environment: &[(&str, &str)]) -> Self {
@@ -201,7 +203,46 @@ async fn each_line_of_stderr_is_a_log_line_with_the_session_id() {
     .await;
     let line: Value = serde_json::from_str(&line).unwrap();
     assert_eq!(line["fields"]["message"], "thinking hard");
-    assert_eq!(line["fields"]["session_id"], id.as_str());
+    assert_eq!(line["spans"][0]["session_id"], id.as_str());
+}
+
+#[tokio::test]
+async fn the_standard_variables_of_opentelemetry_are_honoured() {
+    let collector = Collector::start(0).unwrap();
+    let endpoint = collector.endpoint();
+    // The command's result is its TRACEPARENT.
+    let traced = async |environment: &[(&str, &str)]| {
+        let environment = [environment, &CREDENTIALS].concat();
+        let tells = "sh -c 'cat >/dev/null; echo \"$TRACEPARENT\"'";
+        let container = Container::start_with(tells, &environment).await;
+        let end = container.run(&json!({})).await;
+        container.process.stop().await;
+        (end.result.unwrap(), end.trace_id, container.log())
+    };
+    let service = async |environment: &[(&str, &str)]| {
+        let (_, trace_id, log) = traced(environment).await;
+        let spans = collector.traces().remove(&trace_id.unwrap()).unwrap_or_default();
+        (spans.first().map(|span| span.service.clone()), log)
+    };
+    let on = ("OTEL_EXPORTER_OTLP_ENDPOINT", &*endpoint);
+    let traces = format!("{endpoint}/v1/traces");
+
+    assert_eq!(service(&[on]).await.0.as_deref(), Some("agent-runtime"));
+    let of_signal = [("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &*traces), ("OTEL_SERVICE_NAME", "a")];
+    assert_eq!(service(&of_signal).await.0.as_deref(), Some("a"));
+    let attributes = ("OTEL_RESOURCE_ATTRIBUTES", "service.name=b");
+    assert_eq!(service(&[on, attributes]).await.0.as_deref(), Some("b"));
+    let (exported, log) = service(&[on, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]).await;
+    assert!(exported.is_some() && log.contains("OTEL_EXPORTER_OTLP_PROTOCOL is grpc"), "{log}");
+
+    let count = collector.traces().len();
+    let (traceparent, ..) = traced(&[on, ("OTEL_TRACES_SAMPLER", "always_off")]).await;
+    assert!(traceparent.ends_with("-00\""), "{traceparent}");
+    for off in [("OTEL_SDK_DISABLED", "true"), ("OTEL_TRACES_EXPORTER", "none")] {
+        let (traceparent, trace_id, _) = traced(&[on, off]).await;
+        assert_eq!((&*traceparent, trace_id), ("\"\"", None), "{off:?}: no trace is active");
+    }
+    assert_eq!(collector.traces().len(), count, "none of these was exported");
 }
 
 #[tokio::test]

@@ -1,3 +1,4 @@
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aws_sdk_bedrockagentcore::Client;
@@ -6,12 +7,15 @@ use journal::{
     AppendError, Draft, Journal, SessionId, Source, Status, Timestamp, TraceParent, display_chain,
 };
 use lambda_runtime::{Context, Diagnostic, LambdaEvent};
+use opentelemetry::trace::{SpanKind, TraceContextExt, Tracer};
+use opentelemetry::{KeyValue, global};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
+use tracing::Instrument;
 
 use crate::Settings;
-use crate::invoke::{Failure, invoke};
+use crate::invoke::{Failure, OUTCOME_UNKNOWN, invoke};
 
 /// How long AGENT_INVOCATION_STARTED is tried; the agent is not called before it is durable.
 const STARTED_DEADLINE: Duration = Duration::from_secs(10);
@@ -71,11 +75,17 @@ pub enum HandlerError {
 
 impl From<HandlerError> for Diagnostic {
     fn from(error: HandlerError) -> Self {
-        let error_message = display_chain(&error);
+        Self::from(&error)
+    }
+}
+
+impl From<&HandlerError> for Diagnostic {
+    fn from(error: &HandlerError) -> Self {
+        let error_message = display_chain(error);
         let error_type = match error {
             HandlerError::InvalidRequest(_) => "InvalidRequest".to_owned(),
             HandlerError::NotJournaled(_) => "JournalError".to_owned(),
-            HandlerError::NotInvoked { error_type, .. } => error_type,
+            HandlerError::NotInvoked { error_type, .. } => error_type.clone(),
         };
         Self { error_type, error_message }
     }
@@ -86,6 +96,8 @@ pub struct Handler {
     journal: Journal,
     client: Client,
     settings: Settings,
+    /// Whether no invocation came yet.
+    cold: AtomicBool,
 }
 
 impl Handler {
@@ -93,7 +105,7 @@ impl Handler {
     /// that may have started the agent.
     #[must_use]
     pub fn new(journal: Journal, client: Client, settings: Settings) -> Self {
-        Self { journal, client, settings }
+        Self { journal, client, settings, cold: AtomicBool::new(true) }
     }
 
     /// Invokes the agent once and journals it.
@@ -103,33 +115,64 @@ impl Handler {
     pub async fn handle(&self, event: LambdaEvent<Value>) -> Result<Response, HandlerError> {
         let request: Request =
             serde_json::from_value(event.payload).map_err(HandlerError::InvalidRequest)?;
+        let trace = self.trace(&request, &event.context);
+        let logs = telemetry::log_span(&request.session_id, &request.invocation_id, &trace);
+        let result = self.invoke(request, &event.context, &trace).instrument(logs).await;
+        if let Err(error) = &result {
+            let diagnostic = Diagnostic::from(error);
+            let (error_type, message) = (&diagnostic.error_type, &diagnostic.error_message);
+            telemetry::record_error(&trace.span(), error_type, message);
+        }
+        trace.span().end();
+        result
+    }
+
+    /// The context of the function's span:
+    /// <https://opentelemetry.io/docs/specs/semconv/faas/faas-spans/>.
+    fn trace(&self, request: &Request, context: &Context) -> opentelemetry::Context {
+        let given = request.traceparent.as_deref().and_then(|text| text.parse().ok());
+        let xray = || TraceParent::from_xray(context.xray_trace_id.as_deref()?).ok();
+        let parent = given.or_else(xray).map(|parent| parent.context()).unwrap_or_default();
+        let tracer = global::tracer("invoker");
+        let span = tracer
+            .span_builder(context.env_config.function_name.clone())
+            .with_kind(SpanKind::Server)
+            .with_attributes([
+                KeyValue::new("faas.invocation_id", context.request_id.clone()),
+                KeyValue::new("faas.coldstart", self.cold.swap(false, Ordering::Relaxed)),
+                KeyValue::new("cloud.resource_id", context.invoked_function_arn.clone()),
+                KeyValue::new("session.id", request.session_id.to_string()),
+                KeyValue::new("journal.invocation_id", request.invocation_id.clone()),
+            ])
+            .start_with_context(&tracer, &parent);
+        parent.with_span(span)
+    }
+
+    async fn invoke(
+        &self,
+        request: Request,
+        context: &Context,
+        trace: &opentelemetry::Context,
+    ) -> Result<Response, HandlerError> {
         let session_id = request.session_id;
-        let traceparent = traceparent(request.traceparent.as_deref(), &event.context);
         let journal = self
             .journal
             .session(session_id.clone(), request.invocation_id, Source::Invoker)
-            .with_trace_id(traceparent.as_ref().map(TraceParent::trace_id));
+            .in_trace(trace.clone());
         let draft = Draft::new(Status::AgentInvocationStarted);
         let started = journal.append(draft, request.after, STARTED_DEADLINE).await?;
-        let mut payload = json!({
+        let payload = json!({
             "input": request.input,
             "invocation_id": journal.invocation_id(),
             "after": started,
             "environment": {"SESSION_ID": session_id},
         });
-        if let (Some(parent), Some(payload)) = (&traceparent, payload.as_object_mut()) {
-            // AgentCore hands the header on only if the runtime allows it.
-            payload.insert("trace".to_owned(), json!({"traceparent": parent.as_str()}));
-        }
         let left = Duration::from_millis(
-            event.context.deadline.saturating_sub(Utc::now().timestamp_millis().unsigned_abs()),
+            context.deadline.saturating_sub(Utc::now().timestamp_millis().unsigned_abs()),
         );
-        let call =
-            invoke(&self.client, &self.settings, &session_id, &payload, traceparent.as_ref());
-        let answer = match tokio::time::timeout(left.saturating_sub(RESERVE), call).await {
-            Ok(answer) => answer,
-            Err(_) => Err(Failure::Unknown("InvokeAgentRuntime did not answer in time".to_owned())),
-        };
+        let within = left.saturating_sub(RESERVE);
+        let answer =
+            invoke(&self.client, &self.settings, &session_id, payload, trace, within).await;
         let (draft, after, result) = match answer {
             Ok(answer) => (
                 Draft::new(Status::AgentInvocationSucceeded),
@@ -140,7 +183,7 @@ impl Handler {
                 let message = format!(
                     "whether the agent was started is unknown; its own events will tell: {reason}"
                 );
-                (failed("OutcomeUnknown", &message), started, Ok(None))
+                (failed(OUTCOME_UNKNOWN, &message), started, Ok(None))
             }
             Err(Failure::Definite { error_type, message }) => (
                 failed(&error_type, &message),
@@ -148,20 +191,15 @@ impl Handler {
                 Err(HandlerError::NotInvoked { error_type, message }),
             ),
         };
-        let after = journal.append(draft, Some(after), OUTCOME_DEADLINE).await.unwrap_or_else(|error| {
-            // What the agent itself journals decides the session; the caller gets the truth.
-            let error = display_chain(&error);
-            tracing::error!(%session_id, "the outcome of the call is not in the journal: {error}");
-            after
-        });
+        let after =
+            journal.append(draft, Some(after), OUTCOME_DEADLINE).await.unwrap_or_else(|error| {
+                // What the agent itself journals decides the session; the caller gets the truth.
+                let error = display_chain(&error);
+                tracing::error!("the outcome of the call is not in the journal: {error}");
+                after
+            });
         result.map(|status_code| Response { session_id, status_code, after })
     }
-}
-
-fn traceparent(given: Option<&str>, context: &Context) -> Option<TraceParent> {
-    let given = given.and_then(|text| text.parse().ok());
-    let xray = || TraceParent::from_xray(context.xray_trace_id.as_deref()?).ok();
-    given.or_else(xray)
 }
 
 fn failed(error_type: &str, message: &str) -> Draft {

@@ -5,7 +5,10 @@ use std::time::Duration;
 use aws_sdk_bedrockagentcore::Client;
 use aws_sdk_bedrockagentcore::primitives::{Blob, ByteStream};
 use journal::{FaultKind, SdkFault, SessionId, Timestamp, TraceParent, display_chain};
-use serde_json::Value;
+use opentelemetry::trace::{SpanKind, TraceContextExt, Tracer};
+use opentelemetry::{Context, KeyValue, global};
+use serde_json::{Value, json};
+use telemetry::record_error;
 
 use crate::Settings;
 
@@ -15,6 +18,9 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 
 /// How much of the answer is read; the entrypoint's is far smaller.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
+
+/// `ErrorType` where the agent may be running all the same.
+pub(crate) const OUTCOME_UNKNOWN: &str = "OutcomeUnknown";
 
 /// AgentCore's answer.
 pub(crate) struct Answer {
@@ -33,13 +39,57 @@ pub(crate) enum Failure {
     Unknown(String),
 }
 
-/// Calls the runtime. The caller bounds the time.
+/// Calls the runtime, for `within` at most, as a child of the context's span:
+/// <https://opentelemetry.io/docs/specs/semconv/cloud-providers/aws-sdk/>.
 pub(crate) async fn invoke(
     client: &Client,
     settings: &Settings,
     session_id: &SessionId,
+    mut payload: Value,
+    trace: &Context,
+    within: Duration,
+) -> Result<Answer, Failure> {
+    let tracer = global::tracer("invoker");
+    let span = tracer
+        .span_builder("Bedrock AgentCore/InvokeAgentRuntime")
+        .with_kind(SpanKind::Client)
+        .with_attributes([
+            KeyValue::new("rpc.system", "aws-api"),
+            KeyValue::new("rpc.service", "Bedrock AgentCore"),
+            KeyValue::new("rpc.method", "InvokeAgentRuntime"),
+            KeyValue::new("session.id", session_id.to_string()),
+        ])
+        .start_with_context(&tracer, trace);
+    let trace = trace.with_span(span);
+    let traceparent = TraceParent::of(&trace).map(|parent| parent.to_string());
+    if let (Some(parent), Some(payload)) = (&traceparent, payload.as_object_mut()) {
+        // AgentCore hands the header on only if the runtime allows it.
+        payload.insert("trace".to_owned(), json!({ "traceparent": parent }));
+    }
+    let attempts = attempts(client, settings, session_id, &payload, traceparent, &trace);
+    let answer = tokio::time::timeout(within, attempts).await.unwrap_or_else(|_| {
+        Err(Failure::Unknown("InvokeAgentRuntime did not answer in time".to_owned()))
+    });
+    let span = trace.span();
+    match &answer {
+        Ok(answer) => span.set_attribute(KeyValue::new(
+            "http.response.status_code",
+            i64::from(answer.status_code),
+        )),
+        Err(Failure::Definite { error_type, message }) => record_error(&span, error_type, message),
+        Err(Failure::Unknown(message)) => record_error(&span, OUTCOME_UNKNOWN, message),
+    }
+    span.end();
+    answer
+}
+
+async fn attempts(
+    client: &Client,
+    settings: &Settings,
+    session_id: &SessionId,
     payload: &Value,
-    traceparent: Option<&TraceParent>,
+    traceparent: Option<String>,
+    trace: &Context,
 ) -> Result<Answer, Failure> {
     let mut backoff = FIRST_BACKOFF;
     let mut attempt = 1;
@@ -52,7 +102,7 @@ pub(crate) async fn invoke(
             .runtime_session_id(session_id.as_str())
             .content_type("application/json")
             .accept("application/json")
-            .set_trace_parent(traceparent.map(|parent| parent.as_str().to_owned()))
+            .set_trace_parent(traceparent.clone())
             .payload(Blob::new(payload.to_string()))
             .send()
             .await;
@@ -70,7 +120,9 @@ pub(crate) async fn invoke(
             || service.is_some_and(|service| service.is_internal_server_exception())
             || service.is_some_and(|service| service.is_retryable_conflict_exception());
         if retryable && attempt < ATTEMPTS {
-            tracing::warn!(%session_id, attempt, "InvokeAgentRuntime will be retried: {fault}");
+            tracing::warn!(attempt, "InvokeAgentRuntime will be retried: {fault}");
+            let message = KeyValue::new("exception.message", fault.to_string());
+            trace.span().add_event("retry", vec![message]);
             tokio::time::sleep(backoff).await;
             backoff *= 2;
             attempt += 1;

@@ -1,4 +1,4 @@
-//! The process: environment, logs, clients, the Lambda Runtime API.
+//! The process: environment, telemetry, clients, the Lambda Runtime API.
 
 use std::process::ExitCode;
 
@@ -6,9 +6,11 @@ use aws_sdk_bedrockagentcore::Client;
 use aws_sdk_bedrockagentcore::config::Builder;
 use aws_sdk_bedrockagentcore::config::retry::RetryConfig;
 use journal::Journal;
-use lambda_runtime::{LambdaEvent, service_fn};
+use lambda_runtime::layers::TracingLayer;
+use lambda_runtime::tower::util::AndThenLayer;
+use lambda_runtime::{LambdaEvent, Runtime, service_fn};
 use serde_json::Value;
-use tracing_subscriber::EnvFilter;
+use telemetry::Telemetry;
 
 use crate::{Handler, Settings};
 
@@ -26,15 +28,7 @@ pub fn run() -> ExitCode {
             return ExitCode::from(BAD_ENVIRONMENT);
         }
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .json()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        // It would report a closed stderr on stderr, and panic.
-        .log_internal_errors(false)
-        .init();
-    match serve(settings) {
+    match serve(settings, &Telemetry::start("invoker")) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("invoker: {error}");
@@ -43,13 +37,23 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn serve(settings: Settings) -> Result<(), lambda_runtime::Error> {
+fn serve(settings: Settings, telemetry: &Telemetry) -> Result<(), lambda_runtime::Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let aws = aws_config::load_from_env().await;
         let journal = Journal::new((&aws).into(), settings.journal.clone());
         let client = Builder::from(&aws).retry_config(RetryConfig::disabled()).build();
         let handler = Handler::new(journal, Client::from_conf(client), settings);
-        lambda_runtime::run(service_fn(|event: LambdaEvent<Value>| handler.handle(event))).await
+        // Sent behind the answer, for which the caller does not wait any longer, and before the
+        // sandbox is frozen.
+        let flush = AndThenLayer::new(|()| async {
+            telemetry.flush().await;
+            Ok(())
+        });
+        Runtime::new(service_fn(|event: LambdaEvent<Value>| handler.handle(event)))
+            .layer(TracingLayer::new())
+            .layer(flush)
+            .run()
+            .await
     })
 }

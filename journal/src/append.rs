@@ -15,11 +15,14 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
+use opentelemetry::global::BoxedSpan;
+use opentelemetry::trace::{Span, SpanKind, Status as SpanStatus, TraceContextExt, Tracer};
+use opentelemetry::{Context, KeyValue};
 use thiserror::Error;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::fault::{FaultKind, SdkFault, refusal};
+use crate::fault::{FaultKind, SdkFault, display_chain, refusal};
 use crate::text::{MAX_ID_BYTES, truncate};
 use crate::{Draft, Event, Journal, SessionId, Source, Timestamp};
 
@@ -38,7 +41,7 @@ pub struct SessionJournal {
     session_id: SessionId,
     invocation_id: String,
     source: Source,
-    trace_id: Option<String>,
+    trace: Context,
 }
 
 /// The event is not, or not certainly, in the table.
@@ -112,13 +115,14 @@ impl SessionJournal {
         invocation_id: String,
         source: Source,
     ) -> Self {
-        Self { journal, session_id, invocation_id, source, trace_id: None }
+        Self { journal, session_id, invocation_id, source, trace: Context::new() }
     }
 
-    /// The same with the id of the active trace, which every event then carries.
+    /// The same within a trace: every event carries its id, and every append is a child of the
+    /// context's span.
     #[must_use]
-    pub fn with_trace_id(self, trace_id: Option<String>) -> Self {
-        Self { trace_id, ..self }
+    pub fn in_trace(&self, trace: Context) -> Self {
+        Self { trace, ..self.clone() }
     }
 
     /// The session.
@@ -145,9 +149,8 @@ impl SessionJournal {
         after: Option<Timestamp>,
         within: Duration,
     ) -> Result<Timestamp, AppendError> {
-        let (mut event, time) = self.event(draft, after);
-        let written = self.put_until(&mut event, time, Instant::now() + within, false).await;
-        written.map_err(|loss| self.lost(event, loss))
+        self.append_event(draft, after, Instant::now() + within, false, std::future::pending())
+            .await
     }
 
     /// Appends the event that ends a task: every error is retried for [`TERMINAL_DEADLINE`], or
@@ -161,14 +164,55 @@ impl SessionJournal {
         after: Option<Timestamp>,
         give_up: impl Future<Output = ()>,
     ) -> Result<Timestamp, AppendError> {
-        let (mut event, time) = self.event(draft, after);
         let deadline = Instant::now() + TERMINAL_DEADLINE;
+        self.append_event(draft, after, deadline, true, give_up).await
+    }
+
+    async fn append_event(
+        &self,
+        draft: Draft,
+        after: Option<Timestamp>,
+        deadline: Instant,
+        terminal: bool,
+        give_up: impl Future<Output = ()>,
+    ) -> Result<Timestamp, AppendError> {
+        let (mut event, time) = self.event(draft, after);
+        let (mut span, began) = (self.span(&event), Instant::now());
         let written = tokio::select! {
             biased;
-            written = self.put_until(&mut event, time, deadline, true) => written,
+            written = self.put_until(&mut event, time, deadline, terminal, &mut span) => written,
             () = give_up => Err((Loss::Unknown, SdkFault::ambiguous("the process has to end"))),
         };
-        written.map_err(|loss| self.lost(event, loss))
+        let outcome = if written.is_ok() { "durable" } else { "lost" };
+        let attributes = [
+            KeyValue::new("journal.status", event.status.as_str().to_owned()),
+            KeyValue::new("journal.outcome", outcome),
+        ];
+        let duration = began.elapsed().as_secs_f64();
+        self.journal.instruments.duration.record(duration, &attributes);
+        // The key at last: a collision moves it.
+        span.set_attribute(KeyValue::new("journal.sort_key", event.sort_key.clone()));
+        written.map_err(|loss| {
+            let error = self.lost(event, loss);
+            span.set_status(SpanStatus::error(display_chain(&error)));
+            error
+        })
+    }
+
+    /// The append as a call of DynamoDB: <https://opentelemetry.io/docs/specs/semconv/db/dynamodb/>.
+    fn span(&self, event: &Event) -> BoxedSpan {
+        let (table, tracer) = (&self.journal.settings.table_name, &self.journal.instruments.tracer);
+        tracer
+            .span_builder(format!("PutItem {}", event.status))
+            .with_kind(SpanKind::Client)
+            .with_attributes([
+                KeyValue::new("db.system.name", "aws.dynamodb"),
+                KeyValue::new("db.operation.name", "PutItem"),
+                KeyValue::new("db.collection.name", table.clone()),
+                KeyValue::new("session.id", self.session_id.to_string()),
+                KeyValue::new("journal.invocation_id", event.invocation_id.clone()),
+            ])
+            .start_with_context(tracer, &self.trace)
     }
 
     async fn put_until(
@@ -177,6 +221,7 @@ impl SessionJournal {
         mut time: Timestamp,
         deadline: Instant,
         terminal: bool,
+        span: &mut BoxedSpan,
     ) -> Result<Timestamp, (Loss, SdkFault)> {
         let max_backoff = if terminal { MAX_TERMINAL_BACKOFF } else { MAX_BACKOFF };
         let mut backoff = FIRST_BACKOFF;
@@ -195,6 +240,7 @@ impl SessionJournal {
                     ambiguous = false;
                     time = self.journal.next_timestamp(&self.session_id, Some(time));
                     event.set_time(time);
+                    span.add_event("collision", Vec::new());
                     if Instant::now() < deadline {
                         continue;
                     }
@@ -219,6 +265,8 @@ impl SessionJournal {
                 session_id = %self.session_id, status = %event.status, wait_ms = wait.as_millis(),
                 "append will be retried: {fault}"
             );
+            span.add_event("retry", vec![KeyValue::new("exception.message", fault.to_string())]);
+            self.journal.instruments.retries.add(1, &[]);
             tokio::time::sleep(wait).await;
             backoff = (backoff * 2).min(max_backoff);
         }
@@ -237,6 +285,7 @@ impl SessionJournal {
         let time = self.journal.next_timestamp(&self.session_id, after);
         let (error_type, error_message) = draft.error.unzip();
         let retention = self.journal.settings.retention_days.map(i64::from);
+        let trace = self.trace.span().span_context().clone();
         let mut event = Event {
             partition_key: self.session_id.partition_key(),
             sort_key: String::new(),
@@ -249,7 +298,7 @@ impl SessionJournal {
             error_type,
             result: draft.result,
             result_truncated: draft.result_truncated,
-            trace_id: self.trace_id.as_deref().map(|id| truncate(id, MAX_ID_BYTES).to_owned()),
+            trace_id: trace.is_valid().then(|| trace.trace_id().to_string()),
             expires_at: retention
                 .map(|days| self.journal.now().as_micros() / 1_000_000 + days * SECONDS_PER_DAY),
             extra: std::collections::BTreeMap::new(),

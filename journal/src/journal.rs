@@ -7,6 +7,8 @@ use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 use aws_sdk_dynamodb::config::{Builder, IdentityCache, retry::RetryConfig};
 use chrono::{DateTime, TimeDelta, Utc};
 use lru::LruCache;
+use opentelemetry::global::{self, BoxedTracer};
+use opentelemetry::metrics::{Counter, Histogram};
 
 use crate::{EventPages, ReadError, SessionId, SessionJournal, Settings, Source, Timestamp};
 
@@ -33,13 +35,41 @@ pub type Clock = Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
 pub struct Journal {
     pub(crate) client: Client,
     pub(crate) settings: Arc<Settings>,
+    pub(crate) instruments: Arc<Instruments>,
     clock: Clock,
     last: Arc<Mutex<LruCache<SessionId, Timestamp>>>,
 }
 
+/// What tells of the appends, through OpenTelemetry's global providers.
+pub(crate) struct Instruments {
+    pub tracer: BoxedTracer,
+    pub duration: Histogram<f64>,
+    pub retries: Counter<u64>,
+}
+
+impl Instruments {
+    fn new() -> Self {
+        let meter = global::meter("journal");
+        Self {
+            tracer: global::tracer("journal"),
+            duration: meter
+                .f64_histogram("journal.append.duration")
+                .with_unit("s")
+                .with_description("Time until an event was durable or given up")
+                .build(),
+            retries: meter
+                .u64_counter("journal.append.retries")
+                .with_unit("{retry}")
+                .with_description("Attempts to write an event after its first")
+                .build(),
+        }
+    }
+}
+
 impl Journal {
     /// Opens the journal with an SDK configuration (`aws_sdk_dynamodb::config::Builder::from` of
-    /// what `aws_config` loaded). Nothing is sent.
+    /// what `aws_config` loaded). Nothing is sent. Spans and metrics of the appends go to the global
+    /// providers of OpenTelemetry that are set by now.
     ///
     /// The SDK's retries are switched off for writes: the append rule has to see every attempt to
     /// know whether an earlier one may have been applied, and the SDK's own budget runs dry in a
@@ -60,6 +90,7 @@ impl Journal {
         Self {
             client: Client::from_conf(config),
             settings: Arc::new(settings),
+            instruments: Arc::new(Instruments::new()),
             clock: Arc::new(Utc::now),
             last: Arc::new(Mutex::new(LruCache::new(SESSIONS))),
         }

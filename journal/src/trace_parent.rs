@@ -1,15 +1,14 @@
+use std::fmt::{self, Display, Formatter};
 use std::str::FromStr;
 
-use opentelemetry::trace::{SpanId, TraceId};
+use opentelemetry::Context;
+use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
 use thiserror::Error;
 
 /// A W3C `traceparent` (`00-{trace id}-{span id}-{flags}`): the trace of which something is a part,
 /// and the span that caused it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TraceParent {
-    text: String,
-    trace_id: TraceId,
-}
+pub struct TraceParent(SpanContext);
 
 /// The text is no `traceparent`. As that standard says, ignore it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -33,16 +32,48 @@ impl TraceParent {
         format!("00-{}-{parent}-{sampled:02x}", root.replacen('-', "", 1)).parse()
     }
 
-    /// As it stands in a header or in `TRACEPARENT`.
+    /// What a callee has to be given for its spans to become children of the context's span; `None`
+    /// where no trace is active.
     #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.text
+    pub fn of(context: &Context) -> Option<Self> {
+        let span = context.span().span_context().clone();
+        span.is_valid().then_some(Self(span))
     }
 
-    /// The trace's id: 32 hex digits.
+    /// The same with what vendors added to the trace, a W3C `tracestate`. One that is not valid is
+    /// ignored, as that standard says.
     #[must_use]
-    pub fn trace_id(&self) -> String {
-        self.trace_id.to_string()
+    pub fn with_state(self, tracestate: &str) -> Self {
+        let state = TraceState::from_str(tracestate).unwrap_or_default();
+        let Self(span) = self;
+        let (trace_id, span_id, flags) = (span.trace_id(), span.span_id(), span.trace_flags());
+        Self(SpanContext::new(trace_id, span_id, flags, true, state))
+    }
+
+    /// The context in which what it caused happens.
+    #[must_use]
+    pub fn context(&self) -> Context {
+        Context::new().with_remote_span_context(self.0.clone())
+    }
+
+    /// Whether both are of one trace.
+    #[must_use]
+    pub fn same_trace(&self, other: &Self) -> bool {
+        self.0.trace_id() == other.0.trace_id()
+    }
+
+    /// The `tracestate` that belongs to it; empty if there is none.
+    #[must_use]
+    pub fn state(&self) -> String {
+        self.0.trace_state().header()
+    }
+}
+
+/// As it stands in a header or in `TRACEPARENT`.
+impl Display for TraceParent {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let (trace_id, span_id) = (self.0.trace_id(), self.0.span_id());
+        write!(f, "00-{trace_id}-{span_id}-{:02x}", self.0.trace_flags().to_u8())
     }
 }
 
@@ -60,15 +91,16 @@ impl FromStr for TraceParent {
         if lengths != [2, 32, 16, 2] || *version == "ff" || !parts.iter().all(|part| hex(part)) {
             return Err(InvalidTraceParent);
         }
-        let (trace_id, span_id) = (TraceId::from_hex(trace), SpanId::from_hex(span));
-        match (trace_id, span_id) {
-            (Ok(trace_id), Ok(span_id))
-                if trace_id != TraceId::INVALID && span_id != SpanId::INVALID =>
-            {
-                Ok(Self { text: text.to_owned(), trace_id })
-            }
-            _ => Err(InvalidTraceParent),
-        }
+        let invalid = |_| InvalidTraceParent;
+        let flags = u8::from_str_radix(flags, 16).map_err(|_| InvalidTraceParent)?;
+        let span = SpanContext::new(
+            TraceId::from_hex(trace).map_err(invalid)?,
+            SpanId::from_hex(span).map_err(invalid)?,
+            TraceFlags::new(flags),
+            true,
+            TraceState::NONE,
+        );
+        if span.is_valid() { Ok(Self(span)) } else { Err(InvalidTraceParent) }
     }
 }
 
@@ -81,8 +113,9 @@ mod tests {
     #[test]
     fn reads_a_traceparent_and_refuses_every_other_text() {
         let read: TraceParent = TRACEPARENT.parse().unwrap();
-        assert_eq!(read.as_str(), TRACEPARENT);
-        assert_eq!(read.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
+        assert_eq!(read.to_string(), TRACEPARENT);
+        assert_eq!(TraceParent::of(&read.context()), Some(read));
+        assert_eq!(TraceParent::of(&Context::new()), None);
         for text in [
             "",
             "00-1-2-01",
@@ -102,9 +135,9 @@ mod tests {
     fn an_x_ray_header_converts() {
         let header = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1";
         let read = TraceParent::from_xray(header).unwrap();
-        assert_eq!(read.as_str(), "00-5759e988bd862e3fe1be46a994272793-53995c3f42cd8ad8-01");
+        assert_eq!(read.to_string(), "00-5759e988bd862e3fe1be46a994272793-53995c3f42cd8ad8-01");
         let unsampled = TraceParent::from_xray(&header.replace("Sampled=1", "Sampled=0")).unwrap();
-        assert!(unsampled.as_str().ends_with("-00"));
+        assert!(unsampled.to_string().ends_with("-00"));
         for header in ["", "Root=1-5759e988-bd862e3fe1be46a994272793", "Parent=53995c3f42cd8ad8"] {
             assert!(TraceParent::from_xray(header).is_err(), "{header}");
         }

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use journal::{Event, SessionId};
 use local::asl::{Execution, Outcome};
+use local::collector::{Collector, tree};
 use local::step_functions::{STATE_MACHINE_ARN, StepFunctions};
 use local::system::{Options, System};
 use local::table::{CREDENTIAL, REGION, TABLE_NAME};
@@ -23,6 +24,11 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long `up` is without a container after one has ended.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
+
+const TRY_NEXT: &str = "Try next:
+  cargo run -- /does/not/exist    a session that fails
+  cargo run -- --agent-command 'tr a-z A-Z'    an agent of your own
+  cargo run -- up    the system for curl, the AWS CLI, and `session explain`";
 
 /// As many polls as a session of 8 hours needs.
 const MAX_POLL_ATTEMPTS: u32 = 600;
@@ -62,6 +68,12 @@ pub enum Command {
         /// Port of Step Functions
         #[arg(long, default_value_t = 8083)]
         step_functions_port: u16,
+        /// Port on which traces are taken and shown
+        #[arg(long, default_value_t = 4318)]
+        otlp_port: u16,
+        /// Send traces and metrics to this collector, such as Jaeger's http://127.0.0.1:4318, instead
+        #[arg(long, value_name = "URL")]
+        otlp: Option<String>,
         /// Polls after which a session without an end is given up
         #[arg(long, default_value_t = MAX_POLL_ATTEMPTS)]
         max_poll_attempts: u32,
@@ -83,10 +95,13 @@ pub fn run(cli: Cli) -> ExitCode {
                     port,
                     dynamodb_port,
                     step_functions_port,
+                    otlp_port,
+                    otlp,
                     max_poll_attempts,
                 }) => {
                     let options = options(agent, port, dynamodb_port, true)?;
-                    up(&Options { max_poll_attempts, ..options }, step_functions_port).await
+                    let options = Options { max_poll_attempts, otlp, ..options };
+                    up(options, step_functions_port, otlp_port).await
                 }
                 _ => one_session(cli.agent, &cli.prompt.join(" ")).await,
             }
@@ -104,12 +119,14 @@ pub fn run(cli: Cli) -> ExitCode {
 
 async fn one_session(agent: AgentArgs, prompt: &str) -> Result<ExitCode> {
     let mut stop = Stop::new()?;
-    let system = System::start(&options(agent, 0, 0, false)?).await?;
+    let collector = Collector::start(0)?;
+    let otlp = Some(collector.endpoint());
+    let system = System::start(&Options { otlp, ..options(agent, 0, 0, false)? }).await?;
     let name = Uuid::new_v4().to_string();
     let session_id: SessionId = name.parse()?;
     let execution = Execution::new(&name, json!({ "prompt": prompt }));
     let code = tokio::select! {
-        outcome = show(&system, &session_id, &execution) => outcome,
+        code = show(&system, &session_id, &execution) => code,
         how = system.agent_ended() => {
             eprintln!("\nThe agent-runtime ended: {how}. Its log is .local/{}.log", local::system::AGENT);
             Ok(ExitCode::FAILURE)
@@ -119,7 +136,15 @@ async fn one_session(agent: AgentArgs, prompt: &str) -> Result<ExitCode> {
             Ok(ExitCode::from(130))
         }
     };
+    // With their end the processes send their last spans.
     system.stop().await;
+    let mut out = io::stdout();
+    for (trace_id, spans) in collector.traces() {
+        write!(out, "\nTrace {trace_id}: start, duration, process, span\n{}", tree(&spans))?;
+    }
+    if code.is_ok() {
+        writeln!(out, "\n{TRY_NEXT}")?;
+    }
     code
 }
 
@@ -158,10 +183,6 @@ async fn show(system: &System, session_id: &SessionId, execution: &Execution) ->
             ExitCode::FAILURE
         }
     };
-    writeln!(out, "\nTry next:")?;
-    writeln!(out, "  cargo run -- /does/not/exist    a session that fails")?;
-    writeln!(out, "  cargo run -- --agent-command 'tr a-z A-Z'    an agent of your own")?;
-    writeln!(out, "  cargo run -- up    the system for curl, the AWS CLI, and `session explain`")?;
     Ok(code)
 }
 
@@ -183,9 +204,16 @@ impl Shown {
     }
 }
 
-async fn up(options: &Options, step_functions_port: u16) -> Result<ExitCode> {
+async fn up(options: Options, step_functions_port: u16, otlp_port: u16) -> Result<ExitCode> {
     let mut stop = Stop::new()?;
-    let system = Arc::new(System::start(options).await?);
+    let (otlp, traces) = match options.otlp {
+        Some(url) => (url.clone(), url),
+        None => {
+            let otlp = Collector::start(otlp_port)?.endpoint();
+            (otlp.clone(), format!("{otlp}/traces/TRACE_ID"))
+        }
+    };
+    let system = Arc::new(System::start(&Options { otlp: Some(otlp), ..options }).await?);
     let step_functions = StepFunctions::start(step_functions_port, Arc::clone(&system))?;
     let (address, dynamodb) = (&system.agent_address, system.table.endpoint());
     let workflow = step_functions.address;
@@ -193,6 +221,7 @@ async fn up(options: &Options, step_functions_port: u16) -> Result<ExitCode> {
     writeln!(
         io::stdout(),
         "The agent's entrypoint is http://{address}, DynamoDB is {dynamodb}, Step Functions is http://{workflow}.
+Traces are at {traces}.
 
 For the commands below and the AWS CLI, paste this into another terminal:
   export AWS_ACCESS_KEY_ID={CREDENTIAL} AWS_SECRET_ACCESS_KEY={CREDENTIAL} AWS_REGION={REGION} AWS_DEFAULT_REGION={REGION} AWS_ENDPOINT_URL_DYNAMODB={dynamodb} AWS_ENDPOINT_URL_SFN=http://{workflow} JOURNAL_TABLE_NAME={TABLE_NAME} STATE_MACHINE_ARN={STATE_MACHINE_ARN}
@@ -243,6 +272,7 @@ fn options(agent: AgentArgs, agent_port: u16, dynamodb_port: u16, echo: bool) ->
         agent_command: agent.agent_command.unwrap_or_else(bundled),
         max_poll_attempts: MAX_POLL_ATTEMPTS,
         retention_days: settings.retention_days,
+        otlp: None,
         echo,
     })
 }

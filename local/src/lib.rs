@@ -3,12 +3,13 @@
 //! The real state machine, invoker, agent-runtime and journal, on engines that stand in for AWS:
 //! [`table`] for DynamoDB, [`asl`] and [`step_functions`] for
 //! Step Functions, [`lambda`] for the Lambda Runtime API,
-//! [`front_door`] for AgentCore. [`system`] puts them together, [`process`] keeps the children.
+//! [`front_door`] for AgentCore, [`collector`] for whatever shows traces. [`system`] puts them together, [`process`] keeps the children.
 //!
 //! It is for developing and for tests: it checks no IAM permission, knows no account, and forgets
 //! nothing by itself.
 
 pub mod asl;
+pub mod collector;
 mod container;
 pub mod front_door;
 pub mod lambda;

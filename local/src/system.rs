@@ -42,6 +42,9 @@ pub struct Options {
     pub max_poll_attempts: u32,
     /// Days until an event may expire; `None` keeps events for ever.
     pub retention_days: Option<u32>,
+    /// The collector to which the children send spans and metrics (`OTEL_EXPORTER_OTLP_ENDPOINT`);
+    /// `None` leaves it to the environment.
+    pub otlp: Option<String>,
     /// Whether the children's logs are shown on stderr.
     pub echo: bool,
 }
@@ -228,7 +231,18 @@ fn spec<const N: usize>(
             options.retention_days.map(|days| days.to_string()).unwrap_or_default(),
         ),
     ];
-    let environment = shared.into_iter().chain(own).map(|(name, value)| (name.to_owned(), value));
+    let otlp = options.otlp.iter().flat_map(|endpoint| {
+        [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.clone()),
+            // Those of the signals would go before it; empty counts as absent.
+            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", String::new()),
+            ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", String::new()),
+            // Who looks at a session now wants to see its spans soon.
+            ("OTEL_BSP_SCHEDULE_DELAY", "500".to_owned()),
+        ]
+    });
+    let environment =
+        shared.into_iter().chain(own).chain(otlp).map(|(name, value)| (name.to_owned(), value));
     Spec {
         program: options.program.clone(),
         subcommand,

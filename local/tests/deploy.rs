@@ -127,6 +127,9 @@ fn allowed() -> BTreeSet<String> {
         format!("AgentRole: Allow logs:CreateLogStream on {LOGS}/aws/bedrock-agentcore/runtimes/${{AgentName}}-*:log-stream:*"),
         format!("AgentRole: Allow logs:PutLogEvents on {LOGS}/aws/bedrock-agentcore/runtimes/${{AgentName}}-*:log-stream:*"),
         format!("AgentRole: Allow logs:DescribeLogGroups on {LOGS}*"),
+        // If ExportTraces is yes.
+        "InvokerRole: Allow xray:PutTraceSegments on *".to_owned(),
+        "AgentRole: Allow xray:PutTraceSegments on *".to_owned(),
         // Who may be whom.
         format!("WorkflowRole: Allow sts:AssumeRole on itself to states.amazonaws.com {ACCOUNT} if ArnLike aws:SourceArn {STATES}${{AWS::StackName}}-session"),
         format!("InvokerRole: Allow sts:AssumeRole on itself to lambda.amazonaws.com {ACCOUNT}"),
@@ -164,6 +167,14 @@ fn the_template_allows_what_is_listed_and_nothing_else() {
                 );
                 found.extend(statements(name, &properties["AssumeRolePolicyDocument"]));
                 for policy in properties["Policies"].as_array().unwrap() {
+                    let policy = match &policy["!If"] {
+                        Value::Null => policy,
+                        choice => {
+                            assert_eq!(choice[0], "ExportsTraces", "{name}");
+                            assert_eq!(text(&choice[2]), "!Ref AWS::NoValue");
+                            &choice[1]
+                        }
+                    };
                     found.extend(statements(name, &policy["PolicyDocument"]));
                 }
             }

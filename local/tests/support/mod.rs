@@ -6,7 +6,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agent_runtime::Agent;
 use journal::{Event, Journal, SessionId};
@@ -45,16 +45,33 @@ pub fn options(logs: &TempDir, agent_command: &str, max_poll_attempts: u32) -> O
         agent_command: agent_command.to_owned(),
         max_poll_attempts,
         retention_days: None,
+        otlp: None,
         echo: false,
     }
 }
 
 impl Stack {
     pub async fn start(agent_command: &str, max_poll_attempts: u32) -> Self {
+        Self::start_with(agent_command, max_poll_attempts, None).await
+    }
+
+    /// A system whose spans and metrics go to this collector.
+    pub async fn exporting(agent_command: &str, otlp: &str) -> Self {
+        Self::start_with(agent_command, 600, Some(otlp.to_owned())).await
+    }
+
+    async fn start_with(agent_command: &str, max_polls: u32, otlp: Option<String>) -> Self {
         let logs = tempfile::tempdir().unwrap();
-        let system =
-            System::start(&options(&logs, agent_command, max_poll_attempts)).await.unwrap();
-        Self { system, logs }
+        let options = Options { otlp, ..options(&logs, agent_command, max_polls) };
+        Self { system: System::start(&options).await.unwrap(), logs }
+    }
+
+    /// What the agent-runtime and the invoker logged.
+    pub fn logs(&self) -> String {
+        let log = |name: &str| {
+            std::fs::read_to_string(self.logs.path().join(format!("{name}.log"))).unwrap()
+        };
+        log(local::system::AGENT) + &log(local::system::INVOKER)
     }
 
     /// A system around an agent-runtime that listens elsewhere, or not at all.
@@ -63,10 +80,25 @@ impl Stack {
         Self::behind(table, front_door, max_poll_attempts).await
     }
 
+    /// A system around an agent-runtime that is elsewhere, whose spans go to this collector.
+    pub async fn around_exporting(table: Table, agent_address: &str, otlp: &str) -> Self {
+        let front_door = front_door::start(agent_address).unwrap();
+        Self::behind_with(table, front_door, 600, Some(otlp.to_owned())).await
+    }
+
     /// A system whose AgentCore is elsewhere.
     pub async fn behind(table: Table, front_door: SocketAddr, max_poll_attempts: u32) -> Self {
+        Self::behind_with(table, front_door, max_poll_attempts, None).await
+    }
+
+    async fn behind_with(
+        table: Table,
+        front_door: SocketAddr,
+        max_polls: u32,
+        otlp: Option<String>,
+    ) -> Self {
         let logs = tempfile::tempdir().unwrap();
-        let options = options(&logs, "unused", max_poll_attempts);
+        let options = Options { otlp, ..options(&logs, "unused", max_polls) };
         let system = System::around(&options, table, front_door).await.unwrap();
         Self { system, logs }
     }
@@ -82,12 +114,14 @@ impl Stack {
 
     /// Waits until the session has an event of each of these statuses.
     pub async fn wait_for(&self, session_id: &str, wanted: &[&str]) -> Vec<Event> {
+        let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             let events = self.events(session_id).await;
             let has = |status: &&str| events.iter().any(|event| event.status.as_str() == *status);
             if wanted.iter().all(has) {
                 return events;
             }
+            assert!(Instant::now() < deadline, "{wanted:?} did not come: {events:?}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

@@ -1,0 +1,99 @@
+//! The way to the collector, over the HTTP client that the AWS SDK brings.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_smithy_http_client::Connector;
+use aws_smithy_http_client::tls::Provider;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_runtime_api::client::http::HttpConnector;
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use aws_smithy_types::body::SdkBody;
+use journal::display_chain;
+use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::aws::Signer;
+
+/// How long one export may take, by OpenTelemetry's default.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A client for one exporter, whose thread it may block: it does its work on a runtime of its own,
+/// so that an export needs nothing of the process's runtime, which may be busy, frozen or gone.
+#[derive(Debug)]
+pub(crate) struct Collector {
+    runtime: Mutex<Runtime>,
+    connector: Connector,
+    signer: Signer,
+    timeout: Duration,
+    reached: Arc<AtomicBool>,
+}
+
+impl Collector {
+    /// # Errors
+    /// If the process may have no more files or threads.
+    pub fn new() -> io::Result<Self> {
+        let timeout = std::env::var("OTEL_EXPORTER_OTLP_TIMEOUT").ok();
+        let timeout = timeout.and_then(|millis| millis.parse().ok()).map(Duration::from_millis);
+        Ok(Self {
+            runtime: Mutex::new(Builder::new_current_thread().enable_all().build()?),
+            // A connection is not kept: between two exports nobody would notice that it was closed.
+            connector: Connector::builder()
+                .pool_max_idle_per_host(0)
+                .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+                .build(),
+            signer: Signer::default(),
+            timeout: timeout.unwrap_or(TIMEOUT),
+            reached: Arc::new(AtomicBool::new(true)),
+        })
+    }
+
+    /// Whether the last export succeeded.
+    pub fn reached(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.reached)
+    }
+
+    async fn send(&self, mut request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        self.signer.sign(&mut request).await?;
+        let request = request.map(|body| SdkBody::from(body.to_vec()));
+        let response = self.connector.call(HttpRequest::try_from(request)?).await?;
+        let mut answer = Response::new(Bytes::new());
+        *answer.status_mut() = response.status().as_u16().try_into()?;
+        Ok(answer)
+    }
+
+    /// Logs that the collector cannot be reached once, not at every export.
+    fn log(&self, to: &str, result: &Result<Response<Bytes>, HttpError>) {
+        let failure = match result {
+            Ok(response) if response.status().is_success() => None,
+            Ok(response) => Some(response.status().to_string()),
+            Err(error) => Some(display_chain(&**error)),
+        };
+        let reached = self.reached.swap(failure.is_none(), Ordering::Relaxed);
+        match failure {
+            Some(failure) if reached => {
+                tracing::warn!("the collector {to} takes no telemetry: {failure}");
+            }
+            None if !reached => tracing::info!("the collector {to} takes telemetry again"),
+            _ => {}
+        }
+    }
+}
+
+#[async_trait]
+impl HttpClient for Collector {
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let to = request.uri().to_string();
+        let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = runtime.block_on(async {
+            tokio::time::timeout(self.timeout, self.send(request)).await.unwrap_or_else(|_| {
+                Err(format!("no answer within {} ms", self.timeout.as_millis()).into())
+            })
+        });
+        self.log(&to, &result);
+        result
+    }
+}
