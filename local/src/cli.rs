@@ -140,7 +140,7 @@ async fn one_session(agent: AgentArgs, prompt: &str) -> Result<ExitCode> {
     system.stop().await;
     let mut out = io::stdout();
     for (trace_id, spans) in collector.traces() {
-        write!(out, "\nTrace {trace_id}: start, duration, process, span\n{}", tree(&spans))?;
+        write!(out, "\n{}", tree(&trace_id, &spans))?;
     }
     if code.is_ok() {
         writeln!(out, "\n{TRY_NEXT}")?;

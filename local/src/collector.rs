@@ -148,7 +148,7 @@ async fn take(http: HttpRequest, body: Bytes, traces: Data<Traces>) -> HttpRespo
 async fn show(id: Path<String>, traces: Data<Traces>) -> HttpResponse {
     let mut traces = traces.lock().unwrap_or_else(PoisonError::into_inner);
     match traces.get(id.as_str()) {
-        Some(spans) => HttpResponse::Ok().body(tree(&in_order(spans))),
+        Some(spans) => HttpResponse::Ok().body(tree(&id, &in_order(spans))),
         None => HttpResponse::NotFound().body("no span of this trace has come\n"),
     }
 }
@@ -160,11 +160,16 @@ fn in_order(spans: &BTreeMap<String, Span>) -> Vec<Span> {
     spans
 }
 
-/// A trace as a person reads it, a line for each span: offset from the first one's start, duration,
-/// process, name indented below the span that caused it, and the message of an error.
+/// A trace as a person reads it: the session whose journal has the rest of the story, and a line for
+/// each span with offset from the first one's start, duration, process, name indented below the span
+/// that caused it, and the message of an error.
 #[must_use]
-pub fn tree(spans: &[Span]) -> String {
-    let mut lines = String::new();
+pub fn tree(trace_id: &str, spans: &[Span]) -> String {
+    let session = spans.iter().find_map(|span| span.attributes.get("session.id"));
+    let session = session.map_or_else(String::new, |id| format!(" of session {id}"));
+    let mut lines =
+        timeline::escape(&format!("Trace {trace_id}{session}: start, duration, process, span"));
+    lines.push('\n');
     let start = spans.iter().map(|span| span.start).min().unwrap_or_default();
     let known = |id: &str| spans.iter().any(|span| span.id == id);
     for root in spans.iter().filter(|span| !known(&span.parent)) {

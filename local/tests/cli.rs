@@ -41,7 +41,11 @@ fn one_session_completes_and_shows_its_six_events_and_its_result() {
     let statuses = journal::Status::ALL.iter().filter(|status| shown.contains(status.as_str()));
     assert_eq!(statuses.count(), 6, "{shown}");
     let (_, result) = shown.split_once("Result:\n").unwrap();
-    let (result, _) = result.split_once("\n\nTry next").unwrap();
+    let (result, trace) = result.split_once("\n\nTrace ").unwrap();
+    for (process, span) in [("invoker", "invoker"), ("agent-runtime", "invoke_agent")] {
+        let shown = |line: &str| line.contains(process) && line.ends_with(span);
+        assert!(trace.lines().any(shown), "{span}: {trace}");
+    }
     let result: Value = serde_json::from_str(result).unwrap();
     assert_eq!(
         result,
@@ -136,6 +140,7 @@ fn a_reader_that_stops_reading_is_no_crash() {
 struct Up {
     child: Child,
     agent: String,
+    traces: String,
     _folder: tempfile::TempDir,
 }
 
@@ -151,6 +156,8 @@ impl Up {
                 "0",
                 "--step-functions-port",
                 "0",
+                "--otlp-port",
+                "0",
                 "--agent-command",
                 "sh -c 'cat; sleep 300'",
             ])
@@ -160,11 +167,14 @@ impl Up {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let first = lines.next().unwrap().unwrap();
+        let mut next = || lines.next().unwrap().unwrap();
+        let (first, second) = (next(), next());
         let (_, rest) = first.split_once("http://").unwrap();
         let agent = rest.split(',').next().unwrap().to_owned();
+        let (_, rest) = second.split_once("Traces are at ").unwrap();
+        let traces = rest.strip_suffix("TRACE_ID.").unwrap().to_owned();
         std::thread::spawn(move || lines.count());
-        Self { child, agent, _folder: folder }
+        Self { child, agent, traces, _folder: folder }
     }
 
     /// The processes that it started, and theirs.
@@ -203,8 +213,10 @@ async fn up_serves_curl_and_leaves_nothing_behind_however_it_ends() {
         let mut up = Up::start();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let body = json!({"session_id": uuid::Uuid::new_v4(), "prompt": "hi"});
-        let request =
-            client.post(format!("http://{}/invocations", up.agent)).body(body.to_string());
+        let request = client
+            .post(format!("http://{}/invocations", up.agent))
+            .header("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+            .body(body.to_string());
         let answer: Value =
             serde_json::from_str(&request.send().await.unwrap().text().await.unwrap()).unwrap();
         assert_eq!(answer["status"], "started");
@@ -214,6 +226,16 @@ async fn up_serves_curl_and_leaves_nothing_behind_however_it_ends() {
             assert!(Instant::now() < deadline, "{:?}", up.tree());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        let trace = format!("{}4bf92f3577b34da6a3ce929d0e0e4736", up.traces);
+        let shown = loop {
+            assert!(Instant::now() < deadline, "no trace at {trace}");
+            let answer = client.get(&trace).send().await.unwrap();
+            if answer.status() == 200 {
+                break answer.text().await.unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        assert!(shown.contains("POST /invocations"), "{shown}");
         let processes = up.tree();
         kill(Pid::from_raw(up.child.id().try_into().unwrap()), signal).unwrap();
         let status = up.child.wait().unwrap();
@@ -250,10 +272,14 @@ fn a_port_in_use_is_one_clear_line() {
     let folder = tempfile::tempdir().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    for (arguments, said) in [
-        (["up", "--port", "0", "--dynamodb-port", &port], "cannot serve DynamoDB on 127.0.0.1"),
-        (["up", "--dynamodb-port", "0", "--port", &port], "cannot listen on 127.0.0.1"),
+    for (taken, said) in [
+        ("--dynamodb-port", "cannot serve DynamoDB on 127.0.0.1"),
+        ("--otlp-port", "cannot take traces on 127.0.0.1"),
+        ("--port", "cannot listen on 127.0.0.1"),
     ] {
+        let mut arguments = vec!["up", taken, &port];
+        let others = ["--dynamodb-port", "--otlp-port", "--port"].into_iter();
+        arguments.extend(others.filter(|port| *port != taken).flat_map(|port| [port, "0"]));
         let output = local(folder.path(), &arguments);
         assert_eq!(output.status.code(), Some(1));
         let stderr = String::from_utf8(output.stderr).unwrap();

@@ -101,7 +101,8 @@ async fn a_failure_is_told_alike_by_the_trace_and_by_the_journal() {
     assert_eq!(failed[0].error.as_deref(), Some(&*cause));
     assert_eq!(failed[0].attributes["error.type"], error);
     assert_eq!(failed[0].events, ["exception"]);
-    let tree = local::collector::tree(&spans);
+    let tree = local::collector::tree("1", &spans);
+    assert!(tree.starts_with(&format!("Trace 1 of session {}:", run.name)), "{tree}");
     let line = tree.lines().find(|line| line.contains("invoke_agent")).unwrap();
     assert!(line.ends_with("  AgentError: no luck (exit status: 3)"), "{tree}");
     // The logs lead to both: to the session, and to the span within which they were written.

@@ -253,6 +253,12 @@ fn next(run: &Run, stopped: Hop) -> Vec<String> {
             "Look at the execution, on AWS: aws stepfunctions get-execution-history --execution-arn {arn}"
         ));
     }
-    next.extend(run.trace_id().map(|trace| format!("Look at the trace: {}", escape(trace))));
+    next.extend(run.trace_id().map(|trace| {
+        let trace = escape(trace);
+        format!(
+            "Look at the trace: {trace} in your tracing tool, or on one machine \
+             http://127.0.0.1:4318/traces/{trace}"
+        )
+    }));
     next
 }
