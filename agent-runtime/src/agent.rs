@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
@@ -10,7 +10,8 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use journal::{FaultKind, SdkFault, SessionId};
 use serde_json::Value;
-use tokio::task::JoinSet;
+
+use crate::Context;
 
 /// What runs in the background for one invocation.
 ///
@@ -52,28 +53,8 @@ pub struct Invocation {
     /// `SESSION_ID`, `INVOCATION_ID` and the trace context, as a command finds them in its
     /// environment.
     pub environment: BTreeMap<String, String>,
-    /// The task's own tasks.
+    /// The task's own tasks and progress.
     pub context: Context,
-}
-
-/// Ties further tasks to the agent's task: they are aborted with it, the agent does not complete
-/// before they do, and if one panics the agent has failed. (A plain `tokio::spawn` does none of
-/// this: its panic is lost with the handle.)
-#[derive(Debug, Clone, Default)]
-pub struct Context {
-    children: Arc<Mutex<JoinSet<()>>>,
-}
-
-impl Context {
-    /// Runs a future as part of the agent's task.
-    pub fn spawn(&self, child: impl Future<Output = ()> + Send + 'static) {
-        self.children.lock().unwrap_or_else(PoisonError::into_inner).spawn(child);
-    }
-
-    /// Takes the children out; dropping what is returned aborts them.
-    pub(crate) fn take_children(&self) -> JoinSet<()> {
-        std::mem::take(&mut self.children.lock().unwrap_or_else(PoisonError::into_inner))
-    }
 }
 
 /// Why an agent failed, as the journal will say it.

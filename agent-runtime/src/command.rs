@@ -4,15 +4,18 @@ use std::collections::VecDeque;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use command_fds::{CommandFdExt, FdMapping};
 use journal::text::{tail, truncate};
-use journal::{SdkFault, SettingError};
+use journal::{SdkFault, SettingError, Step};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
-use crate::{Agent, AgentError, Invocation};
+use crate::{Agent, AgentError, Context, Invocation};
 
 /// How much of stdout is kept; the journal's limit for a result is smaller.
 const MAX_STDOUT_BYTES: usize = 1024 * 1024;
@@ -23,12 +26,17 @@ const MAX_LINE_BYTES: u64 = 8 * 1024;
 /// How much of the end of stderr a failure carries.
 const STDERR_TAIL_BYTES: usize = 4 * 1024;
 
+/// The file descriptor on which a command says how far it is.
+const PROGRESS_FD: i32 = 3;
+
 /// How long a command's own background processes may hold its output open after it has exited.
 const OUTPUT_GRACE: Duration = Duration::from_secs(1);
 
 /// Runs a command for each invocation: the input as JSON on stdin, `SESSION_ID` and the rest of the
 /// invocation's environment on top of the container's own, stdout as the result (JSON if it parses,
-/// else text), each line of stderr as a log line. An exit code other than 0, or a signal, is a
+/// else text), each line of stderr as a log line, each line on file descriptor 3 (which `PROGRESS_FD`
+/// names, too) as progress: `started PHASE`, `completed PHASE` or `failed PHASE`, and a text if there
+/// is one (see [`Context`]). An exit code other than 0, or a signal, is a
 /// failure with the tail of stderr.
 ///
 /// The command leads a process group, which is killed when the command has exited or the task is
@@ -56,17 +64,27 @@ impl CommandAgent {
 
 impl Agent for CommandAgent {
     async fn run(&self, invocation: Invocation) -> Result<Value, AgentError> {
-        let mut child = Command::new(&self.program)
+        let (sender, progress) = tokio::net::unix::pipe::pipe()?;
+        let sender = FdMapping { parent_fd: sender.into_blocking_fd()?, child_fd: PROGRESS_FD };
+        let mut command = Command::new(&self.program);
+        command
             .args(&self.arguments)
             .envs(&invocation.environment)
+            .env("PROGRESS_FD", PROGRESS_FD.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)
             .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| format!("cannot start {:?}: {error}", self.program))?;
+            .fd_mappings(vec![sender])
+            .map_err(|error| error.to_string())?;
+        let mut child =
+            command.spawn().map_err(|error| format!("cannot start {:?}: {error}", self.program))?;
+        // It holds our end of the pipe, which would keep the other open.
+        drop(command);
         let group = ProcessGroup::of(&child);
+        let progress = read_progress(progress, invocation.context.clone()).in_current_span();
+        let progress = AbortOnDropHandle::new(tokio::spawn(progress));
         let (stdin, stdout, stderr) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let output = async {
@@ -90,6 +108,7 @@ impl Agent for CommandAgent {
         }
         let ((), stdout, stderr) =
             read.ok_or("a process outside the command's process group holds its output open")?;
+        let _ = tokio::time::timeout(OUTPUT_GRACE, progress).await;
         if status.success() {
             let text = String::from_utf8_lossy(&stdout);
             return Ok(serde_json::from_str(&text)
@@ -150,6 +169,34 @@ async fn read_stderr(stderr: Option<impl AsyncRead + Unpin>) -> VecDeque<String>
         }
     }
     lines
+}
+
+/// Hands the command's progress on. Lines that say something else are counted and logged once.
+async fn read_progress(lines: impl AsyncRead + Unpin, context: Context) {
+    let mut lines = BufReader::new(lines);
+    let (mut line, mut invalid) = (Vec::new(), 0);
+    while (&mut lines).take(MAX_LINE_BYTES).read_until(b'\n', &mut line).await.is_ok_and(|n| n > 0)
+    {
+        if let Err(rule) = progress(String::from_utf8_lossy(&line).trim(), &context) {
+            if invalid == 0 {
+                tracing::warn!("not a line of progress: {rule}");
+            }
+            invalid += 1;
+        }
+        line.clear();
+    }
+    if invalid > 1 {
+        tracing::warn!("{invalid} lines were no progress");
+    }
+}
+
+/// `started PHASE`, `completed PHASE` or `failed PHASE`, with a text behind it if there is one.
+fn progress(line: &str, context: &Context) -> Result<(), String> {
+    let mut words = line.splitn(3, char::is_whitespace);
+    let step = words.next().unwrap_or_default().parse::<Step>();
+    let step = step.map_err(|error| error.to_string())?;
+    let (phase, text) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    context.progress(phase, step, text).map_err(|error| error.to_string())
 }
 
 /// What a command's exit and its last words mean.

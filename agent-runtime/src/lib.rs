@@ -16,7 +16,9 @@
 //! program in any language.
 
 mod agent;
+mod bedrock;
 mod command;
+mod context;
 mod entrypoint;
 mod health;
 mod outcome;
@@ -28,9 +30,11 @@ mod supervisor;
 mod task;
 mod worker;
 
-pub use agent::{Agent, AgentError, Context, Invocation};
+pub use agent::{Agent, AgentError, Invocation};
+pub use bedrock::{BedrockAgent, BedrockSettings, Tool};
 pub use command::CommandAgent;
+pub use context::{Context, MAX_PROGRESS_EVENTS};
 pub use entrypoint::{REQUEST_HEADER, SESSION_HEADER};
-pub use run::{run, run_command};
+pub use run::{run, run_from_env};
 pub use server::serve;
 pub use settings::Settings;

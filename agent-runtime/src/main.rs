@@ -1,7 +1,7 @@
-//! The container's main process: runs `AGENT_COMMAND` for each invocation.
+//! The container's main process: runs the agent that the environment names for each invocation.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    agent_runtime::run_command()
+    agent_runtime::run_from_env()
 }

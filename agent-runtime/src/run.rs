@@ -9,7 +9,7 @@ use telemetry::Telemetry;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{Agent, CommandAgent, Settings, serve};
+use crate::{Agent, BedrockAgent, BedrockSettings, CommandAgent, Settings, serve};
 
 /// Exit code of a process whose environment is not as it must be.
 const BAD_ENVIRONMENT: u8 = 2;
@@ -34,12 +34,21 @@ pub fn run(agent: impl Agent) -> ExitCode {
     }
 }
 
-/// [`run`] with the agent that `AGENT_COMMAND` names.
+/// [`run`] with the agent that the environment names: the command of `AGENT_COMMAND`, or the model
+/// of `MODEL_ID`.
 #[must_use]
-pub fn run_command() -> ExitCode {
-    match CommandAgent::from_env(env) {
-        Ok(agent) => run(agent),
-        Err(error) => bad_environment(&error),
+pub fn run_from_env() -> ExitCode {
+    let set = |name| env(name).is_some_and(|value| !value.is_empty());
+    if set("MODEL_ID") && !set("AGENT_COMMAND") {
+        match BedrockSettings::from_env(env) {
+            Ok(settings) => run(BedrockAgent::new(settings)),
+            Err(error) => bad_environment(&error),
+        }
+    } else {
+        match CommandAgent::from_env(env) {
+            Ok(agent) => run(agent),
+            Err(error) => bad_environment(&error),
+        }
     }
 }
 

@@ -134,9 +134,11 @@ impl Task {
         }
         // The caller may have gone away; the task runs all the same.
         let _ = started.send(durable);
-        if after.is_some() {
+        if let Some(started) = after {
             self.metrics.running.add(1, &[]);
+            let progress = invocation.context.open(self.journal.clone(), started);
             let outcome = self.outcome(invocation).await;
+            progress.finish().await;
             if let Err(error) = &outcome {
                 telemetry::record_error(&span, &error.error_type, &error.message);
             }

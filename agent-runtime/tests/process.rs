@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use agent_runtime::SESSION_HEADER;
-use journal::{Event, SessionId};
+use journal::{Event, SessionId, Status};
 use local::collector::Collector;
 use local::process::{Process, Spec};
 use local::table::{CREDENTIAL, REGION, TABLE_NAME, Table};
@@ -98,7 +98,12 @@ impl Container {
     async fn run(&self, input: &Value) -> Event {
         let id = session_id();
         assert_eq!(self.post(&id, input).await.0, 200);
-        eventually("a terminal event", async || self.events(&id).await.into_iter().nth(2)).await
+        let ends = |event: &Event| {
+            let ends = [Status::AgentBackgroundTaskCompleted, Status::AgentBackgroundTaskFailed];
+            ends.contains(&event.status)
+        };
+        let end = async || self.events(&id).await.into_iter().find(ends);
+        eventually("a terminal event", end).await
     }
 
     fn signal(&self, signal: Signal) {
@@ -243,6 +248,51 @@ async fn the_standard_variables_of_opentelemetry_are_honoured() {
         assert_eq!((&*traceparent, trace_id), ("\"\"", None), "{off:?}: no trace is active");
     }
     assert_eq!(collector.traces().len(), count, "none of these was exported");
+}
+
+#[tokio::test]
+async fn a_command_says_how_far_it_is_on_file_descriptor_3() {
+    let python = "python3 -c 'import os; os.write(3, b\"started plan two files\\n\")'";
+    let shell = "sh -c 'echo started plan two files >&3'";
+    let named = "sh -c 'echo started plan two files >/dev/fd/$PROGRESS_FD'";
+    for command in [python, shell, named] {
+        let container = Container::start(command).await;
+        let id = container.run(&json!({})).await.session_id().unwrap();
+        let events = container.table.journal().events(&id).await.unwrap();
+        let phase = &events[2];
+        let said = (phase.status.as_str(), phase.message.as_deref());
+        assert_eq!(said, ("TASK_PLAN_STARTED", Some("two files")), "{command}: {events:?}");
+        assert_eq!(phase.source, "agent");
+        assert_eq!(events[3].status.as_str(), "AGENT_BACKGROUND_TASK_COMPLETED");
+    }
+}
+
+#[tokio::test]
+async fn a_flood_of_progress_is_cut_and_what_is_no_progress_is_logged_once() {
+    let flood =
+        "sh -c 'echo hello >&3; echo started >&3; yes started flood | head -5000 >&3; echo 7'";
+    let container = Container::start(flood).await;
+    let end = container.run(&json!({})).await;
+    assert_eq!(end.result.as_deref(), Some("7"), "{end:?}");
+    let events = container.table.journal().events(&end.session_id().unwrap()).await.unwrap();
+    let flooded = events.iter().filter(|event| event.status.as_str() == "TASK_FLOOD_STARTED");
+    let flooded = flooded.count();
+    assert!((1..=1_000).contains(&flooded), "{flooded}");
+    assert_eq!(events.last(), Some(&end), "the end sorts behind the flood");
+    let log = eventually("the count of what is missing", async || {
+        Some(container.log()).filter(|log| log.contains("progress is not in the journal"))
+    })
+    .await;
+    assert!(log.contains(&format!("\"missing\":{}", 5_000 - flooded)), "{log}");
+    assert_eq!(log.lines().filter(|line| line.contains("no progress")).count(), 1, "{log}");
+    assert_eq!(log.lines().filter(|line| line.contains("not a line")).count(), 1, "{log}");
+}
+
+#[tokio::test]
+async fn a_process_that_stays_with_the_descriptor_does_not_hold_the_end_up() {
+    // It leaves the group, so nothing kills it, and has closed all but the progress.
+    let stays = "sh -c 'setsid sleep 5 </dev/null >/dev/null 2>&1 & echo 7'";
+    assert_eq!(result_of(stays, &json!({})).await, 7);
 }
 
 #[tokio::test]

@@ -298,6 +298,7 @@ impl SessionJournal {
             error_type,
             result: draft.result,
             result_truncated: draft.result_truncated,
+            message: draft.message,
             trace_id: trace.is_valid().then(|| trace.trace_id().to_string()),
             expires_at: retention
                 .map(|days| self.journal.now().as_micros() / 1_000_000 + days * SECONDS_PER_DAY),

@@ -4,8 +4,10 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::text::{MAX_ERROR_MESSAGE_BYTES, MAX_ID_BYTES, MAX_RESULT_BYTES, truncate};
-use crate::{SessionId, Status, Timestamp};
+use crate::text::{
+    MAX_ERROR_MESSAGE_BYTES, MAX_ID_BYTES, MAX_PROGRESS_BYTES, MAX_RESULT_BYTES, truncate,
+};
+use crate::{InvalidPhase, SessionId, Status, Step, Timestamp};
 
 /// What begins every sort key of an event; the event's timestamp follows.
 pub const SORT_KEY_PREFIX: &str = "EVENT#";
@@ -40,13 +42,14 @@ pub struct Draft {
     pub(crate) error: Option<(String, String)>,
     pub(crate) result: Option<String>,
     pub(crate) result_truncated: bool,
+    pub(crate) message: Option<String>,
 }
 
 impl Draft {
     /// An event that reports no failure.
     #[must_use]
     pub fn new(status: Status) -> Self {
-        Self { status, error: None, result: None, result_truncated: false }
+        Self { status, error: None, result: None, result_truncated: false, message: None }
     }
 
     /// An event that reports a failure: a stable `ErrorType`, and an `ErrorMessage` that a person
@@ -56,6 +59,22 @@ impl Draft {
         let error_type = truncate(error_type, MAX_ID_BYTES).to_owned();
         let message = truncate(message, MAX_ERROR_MESSAGE_BYTES).to_owned();
         Self { error: Some((error_type, message)), ..Self::new(status) }
+    }
+
+    /// An agent's own progress, with a text for people if it is not empty (cut at
+    /// [`MAX_PROGRESS_BYTES`]); on a failure it is the `ErrorMessage`.
+    ///
+    /// # Errors
+    /// If the phase breaks the rule of [`Status::phase`].
+    pub fn progress(phase: &str, step: Step, text: &str) -> Result<Self, InvalidPhase> {
+        let (status, text) = (Status::phase(phase, step)?, truncate(text, MAX_PROGRESS_BYTES));
+        Ok(match step {
+            Step::Failed => Self::failure(status, "AgentError", text),
+            Step::Started | Step::Completed => {
+                let message = Some(text).filter(|text| !text.is_empty()).map(str::to_owned);
+                Self { message, ..Self::new(status) }
+            }
+        })
     }
 
     /// AGENT_BACKGROUND_TASK_COMPLETED with the task's result as JSON text (cut at
@@ -104,6 +123,9 @@ pub struct Event {
     /// On AGENT_BACKGROUND_TASK_COMPLETED: the result's JSON text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result: Option<String>,
+    /// On an agent's own progress: a text for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
     /// Whether `result` was cut, and so is no JSON any more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub result_truncated: bool,
@@ -147,6 +169,7 @@ impl Event {
             ("ErrorMessage", &self.error_message),
             ("ErrorType", &self.error_type),
             ("Result", &self.result),
+            ("Message", &self.message),
             ("TraceId", &self.trace_id),
         ];
         item.extend(
@@ -177,6 +200,7 @@ impl Event {
             error_message: take_text(&mut item, "ErrorMessage"),
             error_type: take_text(&mut item, "ErrorType"),
             result: take_text(&mut item, "Result"),
+            message: take_text(&mut item, "Message"),
             result_truncated: take(&mut item, "ResultTruncated", |v| v.as_bool().ok().copied())
                 .unwrap_or_default(),
             trace_id: take_text(&mut item, "TraceId"),

@@ -35,6 +35,6 @@ pub use journal::{Clock, Journal};
 pub use read::{EventPages, ReadError};
 pub use session_id::{InvalidSessionId, SessionId};
 pub use settings::{SettingError, Settings};
-pub use status::Status;
+pub use status::{InvalidPhase, InvalidStep, Status, Step};
 pub use timestamp::{InvalidTimestamp, Timestamp};
 pub use trace_parent::{InvalidTraceParent, TraceParent};

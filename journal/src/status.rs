@@ -1,6 +1,8 @@
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 macro_rules! statuses {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
@@ -63,7 +65,59 @@ statuses! {
     SessionFailed = "SESSION_FAILED",
 }
 
+/// What an agent says of a phase of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// `TASK_{PHASE}_STARTED`
+    Started,
+    /// `TASK_{PHASE}_COMPLETED`
+    Completed,
+    /// `TASK_{PHASE}_FAILED`
+    Failed,
+}
+
+/// The text is no step.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("invalid step: it must be started, completed or failed")]
+pub struct InvalidStep;
+
+impl FromStr for Step {
+    type Err = InvalidStep;
+
+    fn from_str(text: &str) -> Result<Self, InvalidStep> {
+        match text {
+            "started" => Ok(Self::Started),
+            "completed" => Ok(Self::Completed),
+            "failed" => Ok(Self::Failed),
+            _ => Err(InvalidStep),
+        }
+    }
+}
+
+/// The text names no phase.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("invalid phase: it must be 1 to 50 of A-Z a-z 0-9 _ -")]
+pub struct InvalidPhase;
+
 impl Status {
+    /// An agent's own progress: `TASK_{PHASE}_STARTED`, `…_COMPLETED` or `…_FAILED`, with the phase
+    /// in capitals.
+    ///
+    /// # Errors
+    /// If `phase` is not 1 to 50 of `A-Z a-z 0-9 _ -`.
+    pub fn phase(phase: &str, step: Step) -> Result<Self, InvalidPhase> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+        if !(1..=50).contains(&phase.len()) || !phase.bytes().all(allowed) {
+            return Err(InvalidPhase);
+        }
+        let step = match step {
+            Step::Started => "STARTED",
+            Step::Completed => "COMPLETED",
+            Step::Failed => "FAILED",
+        };
+        Ok(Self::Other(format!("TASK_{}_{step}", phase.to_ascii_uppercase())))
+    }
+
     /// Whether the event reports a failure, and so carries `ErrorMessage` and `ErrorType`.
     #[must_use]
     pub fn is_failure(&self) -> bool {
@@ -103,5 +157,15 @@ mod tests {
         assert_eq!(unknown.to_string(), "TASK_PLAN_STARTED");
         assert!(Status::from("TASK_PLAN_FAILED").is_failure());
         assert!(!unknown.is_failure());
+    }
+
+    #[test]
+    fn a_phase_becomes_a_status_or_breaks_the_rule() {
+        assert_eq!(Status::phase("plan", Step::Started), Ok(Status::from("TASK_PLAN_STARTED")));
+        assert_eq!(Status::phase("a-b_7", Step::Failed).unwrap().as_str(), "TASK_A-B_7_FAILED");
+        assert!(Status::phase(&"x".repeat(50), Step::Completed).is_ok());
+        for phase in ["", "a b", "plän", "a\n", &"x".repeat(51)] {
+            assert_eq!(Status::phase(phase, Step::Started), Err(InvalidPhase), "{phase:?}");
+        }
     }
 }

@@ -6,6 +6,9 @@ pub const MAX_ERROR_MESSAGE_BYTES: usize = 8 * 1024;
 /// Longest `Result` in bytes of UTF-8.
 pub const MAX_RESULT_BYTES: usize = 64 * 1024;
 
+/// Longest text of an agent's own progress in bytes of UTF-8.
+pub const MAX_PROGRESS_BYTES: usize = 1024;
+
 /// Longest of the short attributes (`InvocationId`, `ErrorType`, `TraceId`) in bytes of UTF-8.
 pub const MAX_ID_BYTES: usize = 512;
 

@@ -11,7 +11,7 @@ fn main() -> ExitCode {
     match cli.command {
         Some(cli::Command::AgentRuntimeProcess) => {
             local::process::end_with_parent();
-            agent_runtime::run_command()
+            agent_runtime::run_from_env()
         }
         Some(cli::Command::InvokerProcess) => {
             local::process::end_with_parent();

@@ -15,7 +15,7 @@ const GREEN: Style = AnsiColor::Green.on_default();
 const RED: Style = AnsiColor::Red.on_default();
 
 /// One event: offset from the start of its run and time of day (UTC), source, status, how long the
-/// step took that it ends, and on a failure its type and message.
+/// step took that it ends, and what it says: on a failure its type and message.
 #[must_use]
 pub fn line(entry: &Entry) -> String {
     let event = entry.event;
@@ -36,7 +36,8 @@ pub fn line(entry: &Entry) -> String {
     if let Some(micros) = entry.duration {
         line += &format!("  {DIM}after {}{DIM:#}", duration(micros));
     }
-    if let Some(said) = failure(event) {
+    let said = failure(event).or_else(|| event.message.as_deref().map(escape));
+    if let Some(said) = said {
         line += &format!("  {said}");
     }
     line

@@ -1,0 +1,147 @@
+//! What an agent may do besides returning: run further tasks, and say how far it is.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use journal::{Draft, InvalidPhase, SessionJournal, Step, Timestamp};
+use tokio::sync::mpsc::{self, Receiver, Sender};
+use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
+
+/// Progress events that one task may write.
+pub const MAX_PROGRESS_EVENTS: usize = 1_000;
+
+/// How long one of them is tried.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long the terminal event waits for those that came before it.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Belongs to the agent's task. Cheap to clone.
+///
+/// What is [spawned](Self::spawn) by it is tied to the task. What is [started](Self::started),
+/// [completed](Self::completed) or [failed](Self::failed) by it is a phase of the task in the
+/// journal: `TASK_{PHASE}_STARTED` and so on, between the task's own first event and its last. A
+/// phase is named by 1 to 50 of `A-Z a-z 0-9 _ -`. The text is for people, may be empty, and is cut
+/// at 1 KB. A task may write 1,000 such events; more are counted and dropped, as are those that come
+/// when the agent has ended. None of these calls waits.
+#[derive(Debug, Clone, Default)]
+pub struct Context {
+    children: Arc<Mutex<JoinSet<()>>>,
+    progress: Arc<Progress>,
+}
+
+#[derive(Debug, Default)]
+struct Progress {
+    /// `None` before and after the agent runs.
+    queue: Mutex<Option<Sender<Draft>>>,
+    said: AtomicUsize,
+    written: AtomicUsize,
+}
+
+impl Context {
+    /// Runs a future as part of the agent's task: it is aborted with it, the agent does not complete
+    /// before it does, and if it panics the agent has failed. (A plain `tokio::spawn` does none of
+    /// this: its panic is lost with the handle.)
+    pub fn spawn(&self, child: impl Future<Output = ()> + Send + 'static) {
+        self.children.lock().unwrap_or_else(PoisonError::into_inner).spawn(child);
+    }
+
+    /// A phase begins.
+    ///
+    /// # Errors
+    /// If `phase` breaks the rule.
+    pub fn started(&self, phase: &str, text: &str) -> Result<(), InvalidPhase> {
+        self.progress(phase, Step::Started, text)
+    }
+
+    /// A phase has ended well.
+    ///
+    /// # Errors
+    /// If `phase` breaks the rule.
+    pub fn completed(&self, phase: &str, text: &str) -> Result<(), InvalidPhase> {
+        self.progress(phase, Step::Completed, text)
+    }
+
+    /// A phase has failed; the task need not.
+    ///
+    /// # Errors
+    /// If `phase` breaks the rule.
+    pub fn failed(&self, phase: &str, text: &str) -> Result<(), InvalidPhase> {
+        self.progress(phase, Step::Failed, text)
+    }
+
+    pub(crate) fn progress(&self, phase: &str, step: Step, text: &str) -> Result<(), InvalidPhase> {
+        let draft = Draft::progress(phase, step, text)?;
+        let queue = self.progress.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.progress.said.fetch_add(1, Ordering::Relaxed) < MAX_PROGRESS_EVENTS
+            && let Some(queue) = &*queue
+        {
+            // There is room for all of them.
+            let _ = queue.try_send(draft);
+        }
+        Ok(())
+    }
+
+    /// Takes the children out; dropping what is returned aborts them.
+    pub(crate) fn take_children(&self) -> JoinSet<()> {
+        std::mem::take(&mut self.children.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Begins to take progress, which `journal` then gets behind `after`.
+    pub(crate) fn open(&self, journal: SessionJournal, after: Timestamp) -> Writer {
+        let (queue, drafts) = mpsc::channel(MAX_PROGRESS_EVENTS);
+        *self.progress.queue.lock().unwrap_or_else(PoisonError::into_inner) = Some(queue);
+        let writer = write(drafts, journal, after, Arc::clone(&self.progress));
+        let writer = tokio::spawn(writer.in_current_span());
+        Writer { progress: Arc::clone(&self.progress), writer: AbortOnDropHandle::new(writer) }
+    }
+}
+
+/// Writes a task's progress beside the agent.
+pub(crate) struct Writer {
+    progress: Arc<Progress>,
+    writer: AbortOnDropHandle<()>,
+}
+
+impl Writer {
+    /// Takes no more. What came before the end of the agent is still written, but the end waits a
+    /// second for that and no longer.
+    pub async fn finish(mut self) {
+        *self.progress.queue.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        if tokio::time::timeout(GRACE, &mut self.writer).await.is_err() {
+            self.writer.abort();
+            // Until it has stopped, it could give an event a time behind the task's end.
+            let _ = (&mut self.writer).await;
+        }
+        let [said, written] = [&self.progress.said, &self.progress.written]
+            .map(|count| count.load(Ordering::Relaxed));
+        if said > written {
+            let missing = said - written;
+            tracing::warn!(
+                missing,
+                "progress is not in the journal; a task may write {MAX_PROGRESS_EVENTS} events"
+            );
+        }
+    }
+}
+
+/// Writes one event after the other, until no more can come.
+async fn write(
+    mut drafts: Receiver<Draft>,
+    journal: SessionJournal,
+    after: Timestamp,
+    progress: Arc<Progress>,
+) {
+    while let Some(draft) = drafts.recv().await {
+        match journal.append(draft, Some(after), DEADLINE).await {
+            Ok(_) => drop(progress.written.fetch_add(1, Ordering::Relaxed)),
+            Err(error) => {
+                let error = journal::display_chain(&error);
+                tracing::warn!("a progress event is not in the journal: {error}");
+            }
+        }
+    }
+}

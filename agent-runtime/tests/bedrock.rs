@@ -1,0 +1,307 @@
+//! The Bedrock agent against a service that speaks Converse's wire format.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+mod support;
+
+use std::collections::VecDeque;
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
+
+use actix_web::http::StatusCode;
+use actix_web::web::{self, Data, Json, Path};
+use actix_web::{App, HttpResponse, HttpServer};
+use agent_runtime::{AgentError, BedrockAgent, BedrockSettings, Context, Tool};
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::future::ProvideCredentials as Provided;
+use aws_sdk_bedrockruntime::config::{
+    BehaviorVersion, Config, ProvideCredentials, Region, SharedCredentialsProvider,
+};
+use journal::Event;
+use serde_json::{Value, json};
+use support::{Dynamo, Fault, Host, session_id};
+
+/// Answers by script, and keeps what it was asked.
+#[derive(Clone, Default)]
+struct Service {
+    answers: Arc<Mutex<VecDeque<(u16, &'static str, Value)>>>,
+    asked: Arc<Mutex<Vec<Value>>>,
+}
+
+async fn converse(
+    model: Path<String>,
+    request: Json<Value>,
+    service: Data<Service>,
+) -> HttpResponse {
+    assert_eq!(*model, "test.model-v1:0");
+    service.asked.lock().unwrap().push(request.into_inner());
+    let mut answers = service.answers.lock().unwrap();
+    // The last one is given for ever, as a service that throttles does.
+    let (status, code, body) = match answers.len() {
+        1 => answers[0].clone(),
+        _ => answers.pop_front().unwrap(),
+    };
+    let mut answer = HttpResponse::build(StatusCode::from_u16(status).unwrap());
+    if !code.is_empty() {
+        answer.insert_header(("x-amzn-errortype", code));
+    }
+    answer.json(body)
+}
+
+fn settings() -> BedrockSettings {
+    BedrockSettings::from_env(|name| match name {
+        "MODEL_ID" => Some("test.model-v1:0".to_owned()),
+        "SYSTEM_PROMPT" => Some("Be brief.".to_owned()),
+        "MAX_TURNS" => Some("3".to_owned()),
+        _ => None,
+    })
+    .unwrap()
+}
+
+fn client(
+    address: &str,
+    credentials: impl ProvideCredentials + 'static,
+) -> aws_sdk_bedrockruntime::Client {
+    let config = Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("us-east-1"))
+        .endpoint_url(format!("http://{address}"))
+        .credentials_provider(SharedCredentialsProvider::new(credentials));
+    aws_sdk_bedrockruntime::Client::from_conf(config.build())
+}
+
+/// Doubles a number.
+struct Double;
+
+impl Tool for Double {
+    fn name(&self) -> &str {
+        "double"
+    }
+
+    fn description(&self) -> &str {
+        "doubles a number"
+    }
+
+    fn input_schema(&self) -> Value {
+        json!({"type": "object", "properties": {"n": {"type": "integer", "minimum": -1.5}}})
+    }
+
+    async fn call(&self, input: Value, _: &Context) -> Result<Value, AgentError> {
+        let n = input["n"].as_i64().ok_or("n must be a number")?;
+        Ok(json!(2 * n))
+    }
+}
+
+/// Runs one task with these answers; gives its events and what the service was asked.
+async fn run_with(
+    settings: BedrockSettings,
+    answers: impl IntoIterator<Item = (u16, &'static str, Value)>,
+    credentials: impl ProvideCredentials + 'static,
+) -> (Vec<Event>, Vec<Value>) {
+    let service = Service::default();
+    service.answers.lock().unwrap().extend(answers);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let data = Data::new(service.clone());
+    let server = HttpServer::new(move || {
+        App::new().app_data(data.clone()).route("/model/{model}/converse", web::post().to(converse))
+    });
+    let server = server.workers(1).disable_signals().listen(listener).unwrap().run();
+    let handle = server.handle();
+    tokio::spawn(server);
+    let agent = BedrockAgent::new(settings).with_client(client(&address, credentials));
+    let host = Host::start_with(&Dynamo::new(|_| Fault::None), agent.with_tool(Double));
+    let id = session_id();
+    assert_eq!(host.invoke(&id, "run-1", json!({"prompt": "What is 2 x 21?"})).await.0, 200);
+    host.terminal(&id).await;
+    let events = host.events(&id).await;
+    handle.stop(false).await;
+    let asked = service.asked.lock().unwrap().clone();
+    (events, asked)
+}
+
+async fn run(
+    answers: impl IntoIterator<Item = (u16, &'static str, Value)>,
+) -> (Vec<Event>, Vec<Value>) {
+    run_with(settings(), answers, Credentials::for_tests()).await
+}
+
+fn answer(stop_reason: &str, content: Value) -> (u16, &'static str, Value) {
+    let body = json!({
+        "output": {"message": {"role": "assistant", "content": content}},
+        "stopReason": stop_reason,
+        "usage": {"inputTokens": 10, "outputTokens": 5, "totalTokens": 15},
+        "metrics": {"latencyMs": 7},
+    });
+    (200, "", body)
+}
+
+fn tool_use(id: &str, name: &str, input: Value) -> Value {
+    json!({"toolUse": {"toolUseId": id, "name": name, "input": input}})
+}
+
+/// How the task failed: type and message.
+fn failure(events: &[Event]) -> (&str, &str) {
+    let last = events.last().unwrap();
+    assert_eq!(last.status.as_str(), "AGENT_BACKGROUND_TASK_FAILED", "{events:?}");
+    (last.error_type.as_deref().unwrap(), last.error_message.as_deref().unwrap())
+}
+
+#[tokio::test]
+async fn the_model_calls_its_tools_until_it_has_an_answer() {
+    let plan = json!({"phase": "plan", "step": "started", "text": "two numbers"});
+    let (events, asked) = run([
+        answer(
+            "tool_use",
+            json!([{"text": "I double."}, tool_use("t1", "double", json!({"n": 21})), tool_use("t2", "journal", plan)]),
+        ),
+        answer(
+            "tool_use",
+            json!([tool_use("t3", "journal", json!({"phase": "plan", "step": "completed"}))]),
+        ),
+        answer("end_turn", json!([{"text": "42"}])),
+    ])
+    .await;
+    let statuses: Vec<_> = events.iter().map(|event| event.status.as_str()).collect();
+    assert_eq!(
+        statuses[1..],
+        [
+            "AGENT_BACKGROUND_TASK_STARTED",
+            "TASK_PLAN_STARTED",
+            "TASK_PLAN_COMPLETED",
+            "AGENT_BACKGROUND_TASK_COMPLETED"
+        ]
+    );
+    assert_eq!(events[2].message.as_deref(), Some("two numbers"));
+    assert_eq!(events[4].result.as_deref(), Some("\"42\""));
+    assert_eq!(asked[0]["system"], json!([{"text": "Be brief."}]));
+    assert_eq!(
+        asked[0]["messages"],
+        json!([{"role": "user", "content": [{"text": "What is 2 x 21?"}]}])
+    );
+    assert_eq!(asked[0]["inferenceConfig"], json!({"maxTokens": 4096}));
+    let tools = asked[0]["toolConfig"]["tools"].as_array().unwrap();
+    assert_eq!(tools[0]["toolSpec"]["name"], "journal");
+    assert_eq!(tools[1]["toolSpec"]["inputSchema"]["json"], Double.input_schema());
+    assert_eq!(asked[1]["messages"][1]["content"][0]["text"], "I double.");
+    let results = &asked[1]["messages"][2]["content"];
+    assert_eq!(
+        results[0]["toolResult"],
+        json!({"toolUseId": "t1", "content": [{"text": "42"}], "status": "success"})
+    );
+    assert_eq!(results[1]["toolResult"]["toolUseId"], "t2");
+}
+
+#[tokio::test]
+async fn a_call_that_is_wrong_is_told_to_the_model_and_does_not_end_the_task() {
+    let wrong = [
+        (tool_use("t", "nothing", json!({})), "there is no tool nothing"),
+        (tool_use("t", "double", json!({"n": "x"})), "n must be a number"),
+        (tool_use("t", "journal", json!({"phase": "a b", "step": "started"})), "invalid phase"),
+        (tool_use("t", "journal", json!({"phase": "a", "step": "began"})), "invalid step"),
+        (tool_use("t", "journal", json!("text")), "invalid step"),
+    ];
+    for (call, said) in wrong {
+        let (events, asked) =
+            run([answer("tool_use", json!([call])), answer("end_turn", json!([{"text": "ok"}]))])
+                .await;
+        let result = &asked[1]["messages"][2]["content"][0]["toolResult"];
+        assert_eq!(result["status"], "error");
+        assert!(result["content"][0]["text"].as_str().unwrap().contains(said), "{result}");
+        assert_eq!(events.last().unwrap().result.as_deref(), Some("\"ok\""));
+    }
+}
+
+#[tokio::test]
+async fn what_the_service_refuses_is_in_the_journal_with_code_and_message() {
+    let denied = "You don't have access to the model with the specified model ID.";
+    let expired = "The security token included in the request is expired";
+    let unknown = "The provided model identifier is invalid.";
+    for (status, code, message, expected, calls) in [
+        (429, "ThrottlingException", "Too many requests", "ClientError", 3),
+        (403, "ExpiredTokenException", expired, "CredentialsError", 1),
+        (403, "AccessDeniedException", denied, "ClientError", 1),
+        (400, "ValidationException", unknown, "ClientError", 1),
+        (500, "InternalServerException", "try again", "ClientError", 3),
+    ] {
+        let (events, asked) = run([(status, code, json!({ "message": message }))]).await;
+        let (error_type, text) = failure(&events);
+        assert_eq!(error_type, expected, "{code}: {text}");
+        assert!(text.contains(code) && text.contains(message), "{text}");
+        assert_eq!(asked.len(), calls, "{code}: the SDK retries what may pass");
+    }
+    let throttled_once = (429, "ThrottlingException", json!({"message": "slower"}));
+    let (events, _) = run([throttled_once, answer("end_turn", json!([{"text": "ok"}]))]).await;
+    assert_eq!(events.last().unwrap().result.as_deref(), Some("\"ok\""));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_none_fails_with_the_reason() {
+    for reason in ["max_tokens", "guardrail_intervened", "malformed_tool_use", "something_new"] {
+        let (events, _) = run([answer(reason, json!([{"text": "half an ans"}]))]).await;
+        let (error_type, text) = failure(&events);
+        assert_eq!(error_type, reason);
+        assert!(text.contains("half an ans"), "{text}");
+    }
+    let (events, _) = run([answer("tool_use", json!([{"text": "no call"}]))]).await;
+    assert_eq!(failure(&events).0, "malformed_tool_use");
+    let (events, _) = run([(200, "", json!({"output": 7}))]).await;
+    assert_eq!(failure(&events).0, "ClientError", "not Converse's format");
+}
+
+#[tokio::test]
+async fn turns_and_tokens_are_bounded() {
+    let again = || answer("tool_use", json!([tool_use("t", "double", json!({"n": 1}))]));
+    let (events, asked) = run([again()]).await;
+    assert_eq!(
+        failure(&events),
+        ("TurnsSpent", "the model has no answer after 3 turns (MAX_TURNS)")
+    );
+    assert_eq!(asked.len(), 3);
+    let bounded = BedrockSettings { max_tokens: 30, ..settings() };
+    let (events, asked) = run_with(bounded, [again()], Credentials::for_tests()).await;
+    assert_eq!(failure(&events).0, "TokensSpent");
+    assert_eq!(asked.len(), 2, "15 tokens each");
+}
+
+/// What the SDK's chain says when nothing gives it credentials.
+#[derive(Debug)]
+struct NoCredentials;
+
+impl ProvideCredentials for NoCredentials {
+    fn provide_credentials<'a>(&'a self) -> Provided<'a>
+    where
+        Self: 'a,
+    {
+        Provided::ready(Err(CredentialsError::not_loaded("no providers in chain")))
+    }
+}
+
+#[tokio::test]
+async fn without_credentials_the_task_fails_and_says_so() {
+    let (events, asked) = run_with(settings(), [(500, "", json!({}))], NoCredentials).await;
+    assert_eq!(failure(&events).0, "CredentialsError");
+    assert!(asked.is_empty(), "nothing was sent");
+}
+
+#[test]
+fn settings_that_break_a_rule_name_it() {
+    let read = |name: &str, value: &str| {
+        let environment = [("MODEL_ID", "m"), (name, value)];
+        let settings = BedrockSettings::from_env(|asked| {
+            let set = environment.iter().rfind(|(name, _)| *name == asked);
+            set.map(|(_, value)| (*value).to_owned())
+        });
+        settings.unwrap_err().to_string()
+    };
+    for (name, value) in [
+        ("MODEL_ID", ""),
+        ("MAX_TURNS", "0"),
+        ("MAX_TOKENS", "many"),
+        ("MAX_ANSWER_TOKENS", "4294967295"),
+        ("SYSTEM_PROMPT_FILE", "/does/not/exist"),
+    ] {
+        assert!(read(name, value).contains(name), "{name}");
+    }
+}
