@@ -8,7 +8,7 @@ use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use journal::{FaultKind, SdkFault, SessionId};
+use journal::{FaultKind, InvalidPhase, SdkFault, SessionId};
 use serde_json::Value;
 
 use crate::Context;
@@ -60,7 +60,7 @@ pub struct Invocation {
 /// Why an agent failed, as the journal will say it.
 ///
 /// `?` turns an error of any AWS SDK client into one with the type `CredentialsError` or
-/// `ClientError`, and a text or an I/O or JSON error into one with the type `AgentError`.
+/// `ClientError`, and a text, an invalid phase, or an I/O or JSON error into one with the type `AgentError`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentError {
     /// A stable name that a program can match.
@@ -109,6 +109,12 @@ impl From<String> for AgentError {
 impl From<&str> for AgentError {
     fn from(message: &str) -> Self {
         message.to_owned().into()
+    }
+}
+
+impl From<InvalidPhase> for AgentError {
+    fn from(error: InvalidPhase) -> Self {
+        Self::other(&error)
     }
 }
 

@@ -24,7 +24,35 @@ use tokio::sync::OnceCell;
 
 use crate::{Agent, AgentError, Context, Invocation};
 
-/// Something that a model may call. The crate brings one, `journal`, which every [`BedrockAgent`]
+/// Something that a model may call.
+///
+/// ```
+/// use agent_runtime::{AgentError, Context, Tool};
+/// use serde_json::{Value, json};
+///
+/// struct Weather;
+///
+/// impl Tool for Weather {
+///     fn name(&self) -> &str {
+///         "weather"
+///     }
+///
+///     fn description(&self) -> &str {
+///         "Tells the weather in a city"
+///     }
+///
+///     fn input_schema(&self) -> Value {
+///         json!({"type": "object", "properties": {"city": {"type": "string"}}})
+///     }
+///
+///     async fn call(&self, input: Value, _: &Context) -> Result<Value, AgentError> {
+///         let city = input["city"].as_str().ok_or("which city?")?;
+///         Ok(json!(format!("It rains in {city}.")))
+///     }
+/// }
+/// ```
+///
+/// The crate brings one, `journal`, which every [`BedrockAgent`]
 /// has: it journals the phases that the model says it works on.
 pub trait Tool: Send + Sync + 'static {
     /// What the model calls it by: letters, digits, `_` and `-`, 64 at most (Converse's rule).
@@ -332,8 +360,7 @@ impl Tool for Journal {
     async fn call(&self, input: Value, context: &Context) -> Result<Value, AgentError> {
         let field = |name: &str| input.get(name).and_then(Value::as_str).unwrap_or_default();
         let step: Step = field("step").parse().map_err(|error| AgentError::other(&error))?;
-        let journaled = context.progress(field("phase"), step, field("text"));
-        journaled.map_err(|error| AgentError::other(&error))?;
+        context.progress(field("phase"), step, field("text"))?;
         Ok(json!({"journaled": true}))
     }
 }

@@ -28,6 +28,8 @@ const STDERR_TAIL_BYTES: usize = 4 * 1024;
 
 /// The file descriptor on which a command says how far it is.
 const PROGRESS_FD: i32 = 3;
+/// The variable that names it.
+pub(crate) const PROGRESS_FD_VARIABLE: &str = "PROGRESS_FD";
 
 /// How long a command's own background processes may hold its output open after it has exited.
 const OUTPUT_GRACE: Duration = Duration::from_secs(1);
@@ -70,7 +72,7 @@ impl Agent for CommandAgent {
         command
             .args(&self.arguments)
             .envs(&invocation.environment)
-            .env("PROGRESS_FD", PROGRESS_FD.to_string())
+            .env(PROGRESS_FD_VARIABLE, PROGRESS_FD.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

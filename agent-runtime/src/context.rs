@@ -1,12 +1,13 @@
 //! What an agent may do besides returning: run further tasks, and say how far it is.
 
+use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use journal::{Draft, InvalidPhase, SessionJournal, Step, Timestamp};
-use tokio::sync::mpsc::{self, Receiver, Sender};
-use tokio::task::JoinSet;
+use journal::{Draft, InvalidPhase, SessionJournal, Status, Step, Timestamp};
+use tokio::sync::mpsc::{self, Receiver};
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
@@ -27,18 +28,38 @@ const GRACE: Duration = Duration::from_secs(1);
 /// phase is named by 1 to 50 of `A-Z a-z 0-9 _ -`. The text is for people, may be empty, and is cut
 /// at 1 KB. A task may write 1,000 such events; more are counted and dropped, as are those that come
 /// when the agent has ended. None of these calls waits.
+///
+/// ```
+/// # use agent_runtime::{AgentError, Context};
+/// fn read(context: &Context) -> Result<(), AgentError> {
+///     context.started("read", "3 files")?;
+///     context.completed("read", "")?;
+///     assert!(context.started("a phase", "").is_err(), "no spaces");
+///     Ok(())
+/// }
+/// # read(&Context::default()).unwrap();
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct Context {
     children: Arc<Mutex<JoinSet<()>>>,
     progress: Arc<Progress>,
 }
 
-#[derive(Debug, Default)]
+/// Takes a phase that is one, what becomes of it, and the text.
+type Sink = Box<dyn FnMut(&str, Step, &str) + Send>;
+
+#[derive(Default)]
 struct Progress {
     /// `None` before and after the agent runs.
-    queue: Mutex<Option<Sender<Draft>>>,
+    sink: Mutex<Option<Sink>>,
     said: AtomicUsize,
     written: AtomicUsize,
+}
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Progress").field("said", &self.said).finish_non_exhaustive()
+    }
 }
 
 impl Context {
@@ -74,15 +95,33 @@ impl Context {
     }
 
     pub(crate) fn progress(&self, phase: &str, step: Step, text: &str) -> Result<(), InvalidPhase> {
-        let draft = Draft::progress(phase, step, text)?;
-        let queue = self.progress.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        Status::phase(phase, step)?;
         if self.progress.said.fetch_add(1, Ordering::Relaxed) < MAX_PROGRESS_EVENTS
-            && let Some(queue) = &*queue
+            && let Some(sink) = &mut *self.progress.sink()
         {
-            // There is room for all of them.
-            let _ = queue.try_send(draft);
+            sink(phase, step, text);
         }
         Ok(())
+    }
+
+    /// A context whose progress goes to `sink`.
+    pub(crate) fn saying(sink: impl FnMut(&str, Step, &str) + Send + 'static) -> Self {
+        let context = Self::default();
+        *context.progress.sink() = Some(Box::new(sink));
+        context
+    }
+
+    /// Waits for what was spawned, and for what that has spawned.
+    pub(crate) async fn join_children(&self) -> Result<(), JoinError> {
+        loop {
+            let mut children = self.take_children();
+            if children.is_empty() {
+                return Ok(());
+            }
+            while let Some(child) = children.join_next().await {
+                child?;
+            }
+        }
     }
 
     /// Takes the children out; dropping what is returned aborts them.
@@ -93,10 +132,19 @@ impl Context {
     /// Begins to take progress, which `journal` then gets behind `after`.
     pub(crate) fn open(&self, journal: SessionJournal, after: Timestamp) -> Writer {
         let (queue, drafts) = mpsc::channel(MAX_PROGRESS_EVENTS);
-        *self.progress.queue.lock().unwrap_or_else(PoisonError::into_inner) = Some(queue);
+        *self.progress.sink() = Some(Box::new(move |phase, step, text| {
+            // There is room for all of them.
+            let _ = Draft::progress(phase, step, text).map(|draft| queue.try_send(draft));
+        }));
         let writer = write(drafts, journal, after, Arc::clone(&self.progress));
         let writer = tokio::spawn(writer.in_current_span());
         Writer { progress: Arc::clone(&self.progress), writer: AbortOnDropHandle::new(writer) }
+    }
+}
+
+impl Progress {
+    fn sink(&self) -> MutexGuard<'_, Option<Sink>> {
+        self.sink.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -110,7 +158,7 @@ impl Writer {
     /// Takes no more. What came before the end of the agent is still written, but the end waits a
     /// second for that and no longer.
     pub async fn finish(mut self) {
-        *self.progress.queue.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.progress.sink() = None;
         if tokio::time::timeout(GRACE, &mut self.writer).await.is_err() {
             self.writer.abort();
             // Until it has stopped, it could give an event a time behind the task's end.

@@ -12,8 +12,36 @@
 //! `task` (a plain task that guards the agent and writes its one terminal event, whose content
 //! `outcome` decides). `health` answers `/ping`; `server` and `run` are the process around it.
 //!
-//! To run an agent of your own, implement [`Agent`] and call [`run`]; [`CommandAgent`] runs a
-//! program in any language.
+//! # An agent of your own
+//!
+//! Implement [`Agent`] and call [`run`]: that is a container's whole program.
+//!
+//! ```no_run
+//! use agent_runtime::{Agent, AgentError, Invocation};
+//! use serde_json::{Value, json};
+//!
+//! struct Greeter;
+//!
+//! impl Agent for Greeter {
+//!     async fn run(&self, invocation: Invocation) -> Result<Value, AgentError> {
+//!         let name = invocation.input["name"].as_str().ok_or("the input has no \"name\"")?;
+//!         Ok(json!(format!("Hello, {name}!")))
+//!     }
+//! }
+//!
+//! fn main() -> std::process::ExitCode {
+//!     agent_runtime::run(Greeter)
+//! }
+//! ```
+//!
+//! - What it returns is the result of the session; an [`AgentError`], a panic or a signal is its
+//!   failure, with type and message in the journal.
+//! - [`Invocation::context`] journals [phases](Context) of the agent's own, and ties
+//!   [further tasks](Context::spawn) to it.
+//! - [`CommandAgent`] runs a program in any language, [`BedrockAgent`] a model of Bedrock with
+//!   [tools](Tool); the binary of this crate is [`run_from_env`], which takes one of the two.
+//! - [`Settings`] are the environment variables. [`serve`] is the same without a process around it,
+//!   for a program that has a listener and a journal already, such as a test.
 
 mod agent;
 mod bedrock;
@@ -21,6 +49,7 @@ mod command;
 mod context;
 mod entrypoint;
 mod health;
+mod once;
 mod outcome;
 mod request;
 mod run;

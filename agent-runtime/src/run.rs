@@ -9,6 +9,7 @@ use telemetry::Telemetry;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::once::{is_command, run_once};
 use crate::{Agent, BedrockAgent, BedrockSettings, CommandAgent, Settings, serve};
 
 /// Exit code of a process whose environment is not as it must be.
@@ -17,7 +18,14 @@ const BAD_ENVIRONMENT: u8 = 2;
 /// Runs an agent as the container's main process: reads the environment (see [`Settings`]), logs to
 /// stderr, serves until SIGTERM or SIGINT. The exit code is 2 if the environment is not as it must
 /// be, and 1 if the server fails.
+///
+/// Started by another agent-runtime as its `AGENT_COMMAND`, the process runs the agent once instead,
+/// as a command is run. So a program that is made to be a container's can be tried with
+/// `cargo run -- --agent-command PROGRAM`.
 pub fn run(agent: impl Agent) -> ExitCode {
+    if is_command() {
+        return run_once(agent);
+    }
     let settings = match Settings::from_env(env) {
         Ok(settings) => settings,
         Err(error) => return bad_environment(&error),

@@ -156,15 +156,8 @@ impl Task {
         let abort = agent.abort_handle();
         let work = async {
             let outcome = (&mut agent).await.map_err(not_joined)??;
-            loop {
-                let mut children = context.take_children();
-                if children.is_empty() {
-                    return Ok(outcome);
-                }
-                while let Some(child) = children.join_next().await {
-                    child.map_err(not_joined)?;
-                }
-            }
+            context.join_children().await.map_err(not_joined)?;
+            Ok(outcome)
         };
         let outcome = tokio::select! {
             biased;

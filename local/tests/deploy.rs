@@ -127,6 +127,9 @@ fn allowed() -> BTreeSet<String> {
         format!("AgentRole: Allow logs:CreateLogStream on {LOGS}/aws/bedrock-agentcore/runtimes/${{AgentName}}-*:log-stream:*"),
         format!("AgentRole: Allow logs:PutLogEvents on {LOGS}/aws/bedrock-agentcore/runtimes/${{AgentName}}-*:log-stream:*"),
         format!("AgentRole: Allow logs:DescribeLogGroups on {LOGS}*"),
+        // If there is a ModelId.
+        "AgentRole: Allow bedrock:InvokeModel on arn:${AWS::Partition}:bedrock:*::foundation-model/*".to_owned(),
+        "AgentRole: Allow bedrock:InvokeModel on arn:${AWS::Partition}:bedrock:${AWS::Region}:${AWS::AccountId}:inference-profile/*".to_owned(),
         // If ExportTraces is yes.
         "InvokerRole: Allow xray:PutTraceSegments on *".to_owned(),
         "AgentRole: Allow xray:PutTraceSegments on *".to_owned(),
@@ -170,7 +173,8 @@ fn the_template_allows_what_is_listed_and_nothing_else() {
                     let policy = match &policy["!If"] {
                         Value::Null => policy,
                         choice => {
-                            assert_eq!(choice[0], "ExportsTraces", "{name}");
+                            let known = ["ExportsTraces", "HasModel"];
+                            assert!(known.contains(&choice[0].as_str().unwrap()), "{name}");
                             assert_eq!(text(&choice[2]), "!Ref AWS::NoValue");
                             &choice[1]
                         }
