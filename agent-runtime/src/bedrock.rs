@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_config::BehaviorVersion;
 use aws_sdk_bedrockruntime::Client;
@@ -13,16 +14,20 @@ use aws_sdk_bedrockruntime::types::{
     SystemContentBlock, Tool as ToolDefinition, ToolConfiguration, ToolInputSchema,
     ToolResultBlock, ToolResultContentBlock, ToolResultStatus, ToolSpecification, ToolUseBlock,
 };
+use aws_smithy_types::timeout::TimeoutConfig;
 use aws_smithy_types::{Document, Number};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use journal::{SettingError, Step};
-use opentelemetry::trace::{FutureExt as _, SpanKind, TraceContextExt, Tracer};
+use opentelemetry::trace::{FutureExt as _, Span, SpanKind, TraceContextExt, Tracer};
 use opentelemetry::{KeyValue, global};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use crate::{Agent, AgentError, Context, Invocation};
+
+/// Longest wait for one answer of a model.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
 /// Something that a model may call.
 ///
@@ -195,9 +200,17 @@ impl BedrockAgent {
 
     /// Asks the model once, as a span of its own:
     /// <https://opentelemetry.io/docs/specs/semconv/gen-ai/aws-bedrock/>.
-    async fn converse(&self, messages: &[Message]) -> Result<ConverseOutput, AgentError> {
-        let load =
-            async || Client::new(&aws_config::load_defaults(BehaviorVersion::latest()).await);
+    async fn converse(
+        &self,
+        messages: &[Message],
+        invocation: &Invocation,
+    ) -> Result<ConverseOutput, AgentError> {
+        let load = async || {
+            let timeouts =
+                TimeoutConfig::builder().operation_attempt_timeout(ANSWER_TIMEOUT).build();
+            let config = aws_config::defaults(BehaviorVersion::latest()).timeout_config(timeouts);
+            Client::new(&config.load().await)
+        };
         let client = self.client.get_or_init(load).await;
         let settings = &self.settings;
         let tools: Result<Vec<_>, _> = self.tools.iter().map(|tool| tool.specification()).collect();
@@ -217,6 +230,7 @@ impl BedrockAgent {
             .inference_config(InferenceConfiguration::builder().max_tokens(bound).build())
             .tool_config(tools);
         let trace = span(
+            invocation,
             &format!("chat {}", settings.model_id),
             SpanKind::Client,
             [
@@ -252,21 +266,25 @@ impl BedrockAgent {
     async fn call(
         &self,
         request: &ToolUseBlock,
-        context: &Context,
+        invocation: &Invocation,
     ) -> Result<ContentBlock, AgentError> {
+        let tool = self.tools.iter().find(|tool| tool.name() == request.name);
+        // A name that the model has made up names no span.
+        let name = tool.map_or("of no name", |tool| tool.name());
         let trace = span(
-            &format!("execute_tool {}", request.name),
+            invocation,
+            &format!("execute_tool {name}"),
             SpanKind::Internal,
             [
                 KeyValue::new("gen_ai.operation.name", "execute_tool"),
-                KeyValue::new("gen_ai.tool.name", request.name.clone()),
+                KeyValue::new("gen_ai.tool.name", name.to_owned()),
                 KeyValue::new("gen_ai.tool.call.id", request.tool_use_id.clone()),
             ],
         );
-        let tool = self.tools.iter().find(|tool| tool.name() == request.name);
         let result = match tool {
             Some(tool) => {
-                tool.call(to_json(&request.input), context).with_context(trace.clone()).await
+                let call = tool.call(to_json(&request.input), &invocation.context);
+                call.with_context(trace.clone()).await
             }
             None => {
                 Err(AgentError::new("NoSuchTool", format!("there is no tool {}", request.name)))
@@ -276,7 +294,9 @@ impl BedrockAgent {
             Ok(result) => (result.to_string(), ToolResultStatus::Success),
             Err(error) => {
                 telemetry::record_error(&trace.span(), &error.error_type, &error.message);
-                (error.message, ToolResultStatus::Error)
+                // Bedrock takes no empty text.
+                let text = if error.message.is_empty() { error.error_type } else { error.message };
+                (text, ToolResultStatus::Error)
             }
         };
         trace.span().end();
@@ -295,7 +315,7 @@ impl Agent for BedrockAgent {
         let mut messages = vec![message(ConversationRole::User, vec![ContentBlock::Text(prompt)])?];
         let mut tokens = 0;
         for _ in 0..self.settings.max_turns {
-            let output = self.converse(&messages).await?;
+            let output = self.converse(&messages, &invocation).await?;
             tokens += output.usage().map_or(0, |usage| usage.total_tokens().unsigned_abs());
             let reason = output.stop_reason().clone();
             let answer = output.output.and_then(|output| output.as_message().ok().cloned());
@@ -317,7 +337,7 @@ impl Agent for BedrockAgent {
             }
             let mut results = Vec::new();
             for request in content.iter().filter_map(|block| block.as_tool_use().ok()) {
-                results.push(self.call(request, &invocation.context).await?);
+                results.push(self.call(request, &invocation).await?);
             }
             if results.is_empty() {
                 let error = "the model asked for a tool and named none";
@@ -367,13 +387,19 @@ impl Tool for Journal {
 
 /// A span below the current one, in a context of its own.
 fn span<const N: usize>(
+    invocation: &Invocation,
     name: &str,
     kind: SpanKind,
     attributes: [KeyValue; N],
 ) -> opentelemetry::Context {
     let tracer = global::tracer("agent-runtime");
     let builder = tracer.span_builder(name.to_owned()).with_kind(kind).with_attributes(attributes);
-    opentelemetry::Context::current_with_span(builder.start(&tracer))
+    let mut span = builder.start(&tracer);
+    span.set_attributes([
+        KeyValue::new("session.id", invocation.session_id.to_string()),
+        KeyValue::new("journal.invocation_id", invocation.invocation_id.clone()),
+    ]);
+    opentelemetry::Context::current_with_span(span)
 }
 
 fn message(role: ConversationRole, content: Vec<ContentBlock>) -> Result<Message, AgentError> {

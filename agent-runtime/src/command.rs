@@ -176,15 +176,17 @@ async fn read_stderr(stderr: Option<impl AsyncRead + Unpin>) -> VecDeque<String>
 /// Hands the command's progress on. Lines that say something else are counted and logged once.
 async fn read_progress(lines: impl AsyncRead + Unpin, context: Context) {
     let mut lines = BufReader::new(lines);
-    let (mut line, mut invalid) = (Vec::new(), 0);
+    let (mut line, mut begins, mut invalid) = (Vec::new(), true, 0);
     while (&mut lines).take(MAX_LINE_BYTES).read_until(b'\n', &mut line).await.is_ok_and(|n| n > 0)
     {
-        if let Err(rule) = progress(String::from_utf8_lossy(&line).trim(), &context) {
+        // The rest of a line that is longer says nothing new.
+        if begins && let Err(rule) = progress(String::from_utf8_lossy(&line).trim(), &context) {
             if invalid == 0 {
                 tracing::warn!("not a line of progress: {rule}");
             }
             invalid += 1;
         }
+        begins = line.ends_with(b"\n");
         line.clear();
     }
     if invalid > 1 {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use journal::{Draft, InvalidPhase, SessionJournal, Status, Step, Timestamp};
+use opentelemetry::context::FutureExt;
 use tokio::sync::mpsc::{self, Receiver};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::task::AbortOnDropHandle;
@@ -67,6 +68,7 @@ impl Context {
     /// before it does, and if it panics the agent has failed. (A plain `tokio::spawn` does none of
     /// this: its panic is lost with the handle.)
     pub fn spawn(&self, child: impl Future<Output = ()> + Send + 'static) {
+        let child = child.with_current_context().in_current_span();
         self.children.lock().unwrap_or_else(PoisonError::into_inner).spawn(child);
     }
 

@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
-use opentelemetry::global::BoxedSpan;
+use opentelemetry::global::{BoxedSpan, BoxedTracer};
+use opentelemetry::trace::noop::NoopTracer;
 use opentelemetry::trace::{Span, SpanKind, Status as SpanStatus, TraceContextExt, Tracer};
 use opentelemetry::{Context, KeyValue};
 use thiserror::Error;
@@ -24,7 +25,7 @@ use uuid::Uuid;
 
 use crate::fault::{FaultKind, SdkFault, display_chain, refusal};
 use crate::text::{MAX_ID_BYTES, truncate};
-use crate::{Draft, Event, Journal, SessionId, Source, Timestamp};
+use crate::{Draft, Event, Journal, SessionId, Source, Status, Timestamp};
 
 /// How long the append of a terminal event goes on, whatever the error.
 pub const TERMINAL_DEADLINE: Duration = Duration::from_secs(15 * 60);
@@ -184,8 +185,10 @@ impl SessionJournal {
             () = give_up => Err((Loss::Unknown, SdkFault::ambiguous("the process has to end"))),
         };
         let outcome = if written.is_ok() { "durable" } else { "lost" };
+        // Few values: an agent chooses the names of its phases.
+        let status = if is_progress(&event) { "TASK" } else { event.status.as_str() };
         let attributes = [
-            KeyValue::new("journal.status", event.status.as_str().to_owned()),
+            KeyValue::new("journal.status", status.to_owned()),
             KeyValue::new("journal.outcome", outcome),
         ];
         let duration = began.elapsed().as_secs_f64();
@@ -200,8 +203,16 @@ impl SessionJournal {
     }
 
     /// The append as a call of DynamoDB: <https://opentelemetry.io/docs/specs/semconv/db/dynamodb/>.
+    /// Progress, of which there may be much, is an event of the span around it instead.
     fn span(&self, event: &Event) -> BoxedSpan {
         let (table, tracer) = (&self.journal.settings.table_name, &self.journal.instruments.tracer);
+        if is_progress(event) {
+            self.trace.span().add_event(
+                event.status.as_str().to_owned(),
+                vec![KeyValue::new("journal.sort_key", event.sort_key.clone())],
+            );
+            return BoxedTracer::new(Box::new(NoopTracer::new())).start("");
+        }
         tracer
             .span_builder(format!("PutItem {}", event.status))
             .with_kind(SpanKind::Client)
@@ -337,6 +348,10 @@ impl SessionJournal {
             Err(_) => Put::Fault(SdkFault::ambiguous("no answer before the deadline")),
         }
     }
+}
+
+fn is_progress(event: &Event) -> bool {
+    matches!(event.status, Status::Other(_))
 }
 
 /// Between half and the whole of `backoff`, so that writers who failed together do not return

@@ -20,7 +20,7 @@ use workflow::timeline;
 const MAX_TRACES: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
 
 /// Spans that are kept of a trace.
-const MAX_SPANS: usize = 1_000;
+const MAX_SPANS: usize = 10_000;
 
 /// The largest export that is taken, in bytes.
 const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
@@ -123,7 +123,9 @@ async fn take(http: HttpRequest, body: Bytes, traces: Data<Traces>) -> HttpRespo
     for group in request.resource_spans {
         let resource = group.resource.map(|it| texts(it.attributes)).unwrap_or_default();
         let service = resource.get("service.name").cloned().unwrap_or_default();
-        for span in group.scope_spans.into_iter().flat_map(|scope| scope.spans) {
+        let sent = group.scope_spans.into_iter().flat_map(|scope| scope.spans);
+        // As the standard says, a span without an id is none.
+        for span in sent.filter(|span| !span.span_id.is_empty() && !span.trace_id.is_empty()) {
             let spans = traces.get_or_insert_mut(hex(&span.trace_id), BTreeMap::new);
             if spans.len() < MAX_SPANS {
                 let failure = span.status.filter(|status| status.code() == StatusCode::Error);

@@ -35,9 +35,7 @@ pub(crate) struct Collector {
 impl Collector {
     /// # Errors
     /// If the process may have no more files or threads.
-    pub fn new() -> io::Result<Self> {
-        let timeout = std::env::var("OTEL_EXPORTER_OTLP_TIMEOUT").ok();
-        let timeout = timeout.and_then(|millis| millis.parse().ok()).map(Duration::from_millis);
+    pub fn new(timeout: Option<Duration>) -> io::Result<Self> {
         Ok(Self {
             runtime: Mutex::new(Builder::new_current_thread().enable_all().build()?),
             // A connection is not kept: between two exports nobody would notice that it was closed.
@@ -86,7 +84,9 @@ impl Collector {
 #[async_trait]
 impl HttpClient for Collector {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        let to = request.uri().to_string();
+        // Without what may be secret: a user's name and password, and the query.
+        let uri = request.uri();
+        let to = format!("{}{}", uri.host().unwrap_or_default(), uri.path());
         let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
         let result = runtime.block_on(async {
             tokio::time::timeout(self.timeout, self.send(request)).await.unwrap_or_else(|_| {

@@ -27,8 +27,9 @@ use std::fmt::Display;
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use journal::text::{MAX_ERROR_MESSAGE_BYTES, MAX_ID_BYTES, truncate};
 use opentelemetry::trace::{SpanRef, Status, TraceContextExt};
 use opentelemetry::{Context, KeyValue, global};
 use opentelemetry_otlp::{ExporterBuildError, MetricExporter, SpanExporter, WithHttpConfig};
@@ -43,13 +44,18 @@ use crate::collector::Collector;
 /// How long a process waits for its collector before it ends or is frozen.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(1);
 
-/// The process's telemetry. Cheap to clone.
-#[derive(Debug, Clone)]
+/// The process's telemetry.
 pub struct Telemetry {
-    traces: Option<SdkTracerProvider>,
-    metrics: Option<SdkMeterProvider>,
-    /// Whether the last export of each succeeded.
-    reached: Vec<Arc<AtomicBool>>,
+    signals: Vec<Signal>,
+}
+
+/// Traces or metrics: how to send what was collected, and to stop. Both block.
+#[derive(Clone)]
+struct Signal {
+    flush: Arc<dyn Fn() + Send + Sync>,
+    stop: Arc<dyn Fn() + Send + Sync>,
+    /// Whether the collector took the last export.
+    reached: Arc<AtomicBool>,
 }
 
 impl Telemetry {
@@ -67,60 +73,77 @@ impl Telemetry {
             true => resource,
             false => Resource::builder().with_service_name(service).build(),
         };
-        let mut reached = Vec::new();
-        let traces = exporter("TRACES", &mut reached, |collector| {
+        let mut signals = Vec::new();
+        let exporter = exporter("TRACES", |collector| {
             SpanExporter::builder().with_http().with_http_client(collector).build()
         });
-        let traces = traces.map(|exporter| {
+        if let Some((exporter, reached)) = exporter {
             let builder = SdkTracerProvider::builder().with_resource(resource.clone());
-            builder.with_batch_exporter(exporter).build()
-        });
-        let metrics = exporter("METRICS", &mut reached, |collector| {
+            let (flushed, stopped) = twice(builder.with_batch_exporter(exporter).build());
+            global::set_tracer_provider(flushed.clone());
+            signals.push(Signal {
+                flush: Arc::new(move || drop(flushed.force_flush())),
+                stop: Arc::new(move || drop(stopped.shutdown_with_timeout(FLUSH_DEADLINE))),
+                reached,
+            });
+        }
+        let exporter = self::exporter("METRICS", |collector| {
             MetricExporter::builder().with_http().with_http_client(collector).build()
         });
-        let metrics = metrics.map(|exporter| {
+        if let Some((exporter, reached)) = exporter {
             let builder = SdkMeterProvider::builder().with_resource(resource);
-            builder.with_periodic_exporter(exporter).build()
-        });
-        if let Some(traces) = &traces {
-            global::set_tracer_provider(traces.clone());
+            let (flushed, stopped) = twice(builder.with_periodic_exporter(exporter).build());
+            global::set_meter_provider(flushed.clone());
+            signals.push(Signal {
+                flush: Arc::new(move || drop(flushed.force_flush())),
+                stop: Arc::new(move || drop(stopped.shutdown_with_timeout(FLUSH_DEADLINE))),
+                reached,
+            });
         }
-        if let Some(metrics) = &metrics {
-            global::set_meter_provider(metrics.clone());
-        }
-        Self { traces, metrics, reached }
+        Self { signals }
     }
 
-    /// Sends what was collected. Waits for a second at most, and not at all for a collector that did
-    /// not take the last export.
+    /// Sends what was collected. Waits for a collector for a second, and after that for a tenth as
+    /// long as it does not take anything.
     pub async fn flush(&self) {
-        if self.traces.is_none() && self.metrics.is_none() {
-            return;
-        }
-        let telemetry = self.clone();
-        let flushed = tokio::task::spawn_blocking(move || {
-            let _ = telemetry.traces.map(|traces| traces.force_flush());
-            let _ = telemetry.metrics.map(|metrics| metrics.force_flush());
+        let flushes = self.signals.iter().map(|Signal { flush, reached, .. }| {
+            let (flush, reached) = (Arc::clone(flush), Arc::clone(reached));
+            async move {
+                let known = reached.load(Ordering::Relaxed);
+                let limit = if known { FLUSH_DEADLINE } else { FLUSH_DEADLINE / 10 };
+                let flushed = tokio::task::spawn_blocking(move || flush());
+                if tokio::time::timeout(limit, flushed).await.is_err() {
+                    reached.store(false, Ordering::Relaxed);
+                }
+            }
         });
-        let reached = self.reached.iter().all(|reached| reached.load(Ordering::Relaxed));
-        let limit = if reached { FLUSH_DEADLINE } else { Duration::ZERO };
-        let _ = tokio::time::timeout(limit, flushed).await;
+        futures_util::future::join_all(flushes).await;
     }
 
-    /// The same at the end of the process; nothing is collected afterwards.
+    /// The same at the end of the process, for a second at most; nothing is collected afterwards.
     pub fn stop(self) {
-        let (stopped, when_stopped) = mpsc::channel();
-        // In a thread of its own: neither provider keeps to a deadline in every case.
-        std::thread::spawn(move || {
-            let _ = self.traces.map(|traces| traces.shutdown_with_timeout(FLUSH_DEADLINE));
-            let _ = self.metrics.map(|metrics| metrics.shutdown_with_timeout(FLUSH_DEADLINE));
-            let _ = stopped.send(());
+        let deadline = Instant::now() + FLUSH_DEADLINE;
+        let stops = self.signals.into_iter().map(|signal| {
+            let (stopped, when_stopped) = mpsc::channel();
+            // In a thread of its own: neither signal waits for the other, nor this process for both.
+            std::thread::spawn(move || {
+                (signal.stop)();
+                let _ = stopped.send(());
+            });
+            when_stopped
         });
-        if when_stopped.recv_timeout(FLUSH_DEADLINE).is_err() {
-            let limit = FLUSH_DEADLINE.as_secs();
-            tracing::warn!("the collector did not take the last telemetry within {limit} s");
+        let in_time = |stop: mpsc::Receiver<()>| {
+            stop.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_ok()
+        };
+        // All are under way before the first is waited for.
+        if !Vec::from_iter(stops).into_iter().map(in_time).fold(true, |all, one| all && one) {
+            tracing::warn!("a collector did not take the last telemetry within a second");
         }
     }
+}
+
+fn twice<T: Clone>(value: T) -> (T, T) {
+    (value.clone(), value)
 }
 
 /// A span for the log: every line within it carries these ids. At every level, because a warning
@@ -141,10 +164,12 @@ pub fn log_span(session_id: &impl Display, invocation_id: &str, trace: &Context)
     span
 }
 
-/// Marks a span as failed, as [the standard records an error][recorded].
+/// Marks a span as failed, with as much of the message as the journal keeps, as [the standard records an error][recorded].
 ///
 /// [recorded]: https://opentelemetry.io/docs/specs/semconv/general/recording-errors/
 pub fn record_error(span: &SpanRef<'_>, error_type: &str, message: &str) {
+    let error_type = truncate(error_type, MAX_ID_BYTES);
+    let message = truncate(message, MAX_ERROR_MESSAGE_BYTES);
     span.set_attribute(KeyValue::new("error.type", error_type.to_owned()));
     span.add_event(
         "exception",
@@ -164,6 +189,8 @@ fn start_logs() {
         .with_writer(std::io::stderr)
         // It would report a closed stderr on stderr, and panic.
         .log_internal_errors(false);
+    // So that what a panic says is one line, with the ids of where it happened.
+    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
     // A logger that is already set, as in a test, is kept.
     let _ = if std::io::stderr().is_terminal() {
         logs.try_init()
@@ -172,12 +199,11 @@ fn start_logs() {
     };
 }
 
-/// The exporter of a signal, if the environment asks for it.
+/// The exporter of a signal, if the environment asks for it, and whether it reaches its collector.
 fn exporter<E>(
     signal: &str,
-    reached: &mut Vec<Arc<AtomicBool>>,
     build: impl FnOnce(Collector) -> Result<E, ExporterBuildError>,
-) -> Option<E> {
+) -> Option<(E, Arc<AtomicBool>)> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let either = |name: &str| {
         let of_signal = format!("OTEL_EXPORTER_OTLP_{signal}_{name}");
@@ -186,16 +212,21 @@ fn exporter<E>(
             .find_map(|name| Some((variable(&name)?, name)))
     };
     let disabled = variable("OTEL_SDK_DISABLED").is_some_and(|it| it.eq_ignore_ascii_case("true"))
-        || variable(&format!("OTEL_{signal}_EXPORTER")).is_some_and(|name| name != "otlp");
+        || variable(&format!("OTEL_{signal}_EXPORTER"))
+            .is_some_and(|names| names.split(',').all(|name| name.trim() != "otlp"));
     if disabled || either("ENDPOINT").is_none() {
         return None;
     }
     if let Some((protocol, name)) = either("PROTOCOL").filter(|(it, _)| it != "http/protobuf") {
         tracing::warn!("{name} is {protocol}, of which this program knows http/protobuf only");
     }
-    let exporter = Collector::new().map_err(|error| error.to_string()).and_then(|collector| {
-        reached.push(collector.reached());
-        build(collector).map_err(|error| error.to_string())
-    });
+    let timeout = either("TIMEOUT").and_then(|(millis, _)| millis.parse().ok());
+    let exporter = Collector::new(timeout.map(Duration::from_millis))
+        .map_err(|error| error.to_string())
+        .and_then(|collector| {
+            let reached = collector.reached();
+            let exporter = build(collector).map_err(|error| error.to_string())?;
+            Ok((exporter, reached))
+        });
     exporter.inspect_err(|error| tracing::error!("no {signal} will be exported: {error}")).ok()
 }
