@@ -135,8 +135,10 @@ impl Context {
     pub(crate) fn open(&self, journal: SessionJournal, after: Timestamp) -> Writer {
         let (queue, drafts) = mpsc::channel(MAX_PROGRESS_EVENTS);
         *self.progress.sink() = Some(Box::new(move |phase, step, text| {
-            // There is room for all of them.
-            let _ = Draft::progress(phase, step, text).map(|draft| queue.try_send(draft));
+            if let Ok(draft) = Draft::progress(phase, step, text) {
+                // There is room for all of them.
+                let _ = queue.try_send(draft);
+            }
         }));
         let writer = write(drafts, journal, after, Arc::clone(&self.progress));
         let writer = tokio::spawn(writer.in_current_span());

@@ -22,10 +22,13 @@ use journal::Event;
 use serde_json::{Value, json};
 use support::{Dynamo, Fault, Host, session_id};
 
+/// Status, the error's code if it is one, and body.
+type Answer = (u16, &'static str, Value);
+
 /// Answers by script, and keeps what it was asked.
 #[derive(Clone, Default)]
 struct Service {
-    answers: Arc<Mutex<VecDeque<(u16, &'static str, Value)>>>,
+    answers: Arc<Mutex<VecDeque<Answer>>>,
     asked: Arc<Mutex<Vec<Value>>>,
 }
 
@@ -96,7 +99,7 @@ impl Tool for Double {
 /// Runs one task with these answers; gives its events and what the service was asked.
 async fn run_with(
     settings: BedrockSettings,
-    answers: impl IntoIterator<Item = (u16, &'static str, Value)>,
+    answers: impl IntoIterator<Item = Answer>,
     credentials: impl ProvideCredentials + 'static,
 ) -> (Vec<Event>, Vec<Value>) {
     let service = Service::default();
@@ -121,13 +124,11 @@ async fn run_with(
     (events, asked)
 }
 
-async fn run(
-    answers: impl IntoIterator<Item = (u16, &'static str, Value)>,
-) -> (Vec<Event>, Vec<Value>) {
+async fn run(answers: impl IntoIterator<Item = Answer>) -> (Vec<Event>, Vec<Value>) {
     run_with(settings(), answers, Credentials::for_tests()).await
 }
 
-fn answer(stop_reason: &str, content: Value) -> (u16, &'static str, Value) {
+fn answer(stop_reason: &str, content: Value) -> Answer {
     let body = json!({
         "output": {"message": {"role": "assistant", "content": content}},
         "stopReason": stop_reason,

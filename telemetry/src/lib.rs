@@ -49,13 +49,36 @@ pub struct Telemetry {
     signals: Vec<Signal>,
 }
 
-/// Traces or metrics: how to send what was collected, and to stop. Both block.
-#[derive(Clone)]
+/// Traces or metrics.
 struct Signal {
-    flush: Arc<dyn Fn() + Send + Sync>,
-    stop: Arc<dyn Fn() + Send + Sync>,
+    provider: Provider,
     /// Whether the collector took the last export.
     reached: Arc<AtomicBool>,
+}
+
+#[derive(Clone)]
+enum Provider {
+    Traces(SdkTracerProvider),
+    Metrics(SdkMeterProvider),
+}
+
+impl Provider {
+    /// Sends what was collected; blocks.
+    fn flush(&self) {
+        // Why it failed, the collector's client has logged.
+        let _ = match self {
+            Self::Traces(provider) => provider.force_flush(),
+            Self::Metrics(provider) => provider.force_flush(),
+        };
+    }
+
+    /// The same for the last time.
+    fn stop(&self) {
+        let _ = match self {
+            Self::Traces(provider) => provider.shutdown_with_timeout(FLUSH_DEADLINE),
+            Self::Metrics(provider) => provider.shutdown_with_timeout(FLUSH_DEADLINE),
+        };
+    }
 }
 
 impl Telemetry {
@@ -74,31 +97,23 @@ impl Telemetry {
             false => Resource::builder().with_service_name(service).build(),
         };
         let mut signals = Vec::new();
-        let exporter = exporter("TRACES", |collector| {
+        let traces = exporter("TRACES", |collector| {
             SpanExporter::builder().with_http().with_http_client(collector).build()
         });
-        if let Some((exporter, reached)) = exporter {
+        if let Some((exporter, reached)) = traces {
             let builder = SdkTracerProvider::builder().with_resource(resource.clone());
-            let (flushed, stopped) = twice(builder.with_batch_exporter(exporter).build());
-            global::set_tracer_provider(flushed.clone());
-            signals.push(Signal {
-                flush: Arc::new(move || drop(flushed.force_flush())),
-                stop: Arc::new(move || drop(stopped.shutdown_with_timeout(FLUSH_DEADLINE))),
-                reached,
-            });
+            let provider = builder.with_batch_exporter(exporter).build();
+            global::set_tracer_provider(provider.clone());
+            signals.push(Signal { provider: Provider::Traces(provider), reached });
         }
-        let exporter = self::exporter("METRICS", |collector| {
+        let metrics = exporter("METRICS", |collector| {
             MetricExporter::builder().with_http().with_http_client(collector).build()
         });
-        if let Some((exporter, reached)) = exporter {
+        if let Some((exporter, reached)) = metrics {
             let builder = SdkMeterProvider::builder().with_resource(resource);
-            let (flushed, stopped) = twice(builder.with_periodic_exporter(exporter).build());
-            global::set_meter_provider(flushed.clone());
-            signals.push(Signal {
-                flush: Arc::new(move || drop(flushed.force_flush())),
-                stop: Arc::new(move || drop(stopped.shutdown_with_timeout(FLUSH_DEADLINE))),
-                reached,
-            });
+            let provider = builder.with_periodic_exporter(exporter).build();
+            global::set_meter_provider(provider.clone());
+            signals.push(Signal { provider: Provider::Metrics(provider), reached });
         }
         Self { signals }
     }
@@ -106,15 +121,13 @@ impl Telemetry {
     /// Sends what was collected. Waits for a collector for a second, and after that for a tenth as
     /// long as it does not take anything.
     pub async fn flush(&self) {
-        let flushes = self.signals.iter().map(|Signal { flush, reached, .. }| {
-            let (flush, reached) = (Arc::clone(flush), Arc::clone(reached));
-            async move {
-                let known = reached.load(Ordering::Relaxed);
-                let limit = if known { FLUSH_DEADLINE } else { FLUSH_DEADLINE / 10 };
-                let flushed = tokio::task::spawn_blocking(move || flush());
-                if tokio::time::timeout(limit, flushed).await.is_err() {
-                    reached.store(false, Ordering::Relaxed);
-                }
+        let flushes = self.signals.iter().map(async |Signal { provider, reached }| {
+            let known = reached.load(Ordering::Relaxed);
+            let limit = if known { FLUSH_DEADLINE } else { FLUSH_DEADLINE / 10 };
+            let provider = provider.clone();
+            let flushed = tokio::task::spawn_blocking(move || provider.flush());
+            if tokio::time::timeout(limit, flushed).await.is_err() {
+                reached.store(false, Ordering::Relaxed);
             }
         });
         futures_util::future::join_all(flushes).await;
@@ -123,27 +136,23 @@ impl Telemetry {
     /// The same at the end of the process, for a second at most; nothing is collected afterwards.
     pub fn stop(self) {
         let deadline = Instant::now() + FLUSH_DEADLINE;
-        let stops = self.signals.into_iter().map(|signal| {
+        let mut stops = Vec::new();
+        for Signal { provider, .. } in self.signals {
             let (stopped, when_stopped) = mpsc::channel();
-            // In a thread of its own: neither signal waits for the other, nor this process for both.
+            // In a thread of its own: no signal waits for another, nor this process for both.
             std::thread::spawn(move || {
-                (signal.stop)();
+                provider.stop();
                 let _ = stopped.send(());
             });
-            when_stopped
+            stops.push(when_stopped);
+        }
+        let late = stops.iter().any(|stop| {
+            stop.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_err()
         });
-        let in_time = |stop: mpsc::Receiver<()>| {
-            stop.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_ok()
-        };
-        // All are under way before the first is waited for.
-        if !Vec::from_iter(stops).into_iter().map(in_time).fold(true, |all, one| all && one) {
+        if late {
             tracing::warn!("a collector did not take the last telemetry within a second");
         }
     }
-}
-
-fn twice<T: Clone>(value: T) -> (T, T) {
-    (value.clone(), value)
 }
 
 /// A span for the log: every line within it carries these ids. At every level, because a warning
