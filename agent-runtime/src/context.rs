@@ -171,10 +171,11 @@ impl Writer {
         let [said, written] = [&self.progress.said, &self.progress.written]
             .map(|count| count.load(Ordering::Relaxed));
         if said > written {
+            // One of them may be there all the same: what was under way when the second was over.
             let missing = said - written;
             tracing::warn!(
                 missing,
-                "progress is not in the journal; a task may write {MAX_PROGRESS_EVENTS} events"
+                "progress is missing in the journal; a task may write {MAX_PROGRESS_EVENTS} events"
             );
         }
     }

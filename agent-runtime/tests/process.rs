@@ -280,10 +280,13 @@ async fn a_flood_of_progress_is_cut_and_what_is_no_progress_is_logged_once() {
     assert!((1..=1_000).contains(&flooded), "{flooded}");
     assert_eq!(events.last(), Some(&end), "the end sorts behind the flood");
     let log = eventually("the count of what is missing", async || {
-        Some(container.log()).filter(|log| log.contains("progress is not in the journal"))
+        Some(container.log()).filter(|log| log.contains("progress is missing in the journal"))
     })
     .await;
-    assert!(log.contains(&format!("\"missing\":{}", 5_000 - flooded)), "{log}");
+    // On a slow machine the grace ends in the middle of a put, which may be applied all the same.
+    let missing = 5_000 - flooded;
+    let counted = |missing| log.contains(&format!("\"missing\":{missing}"));
+    assert!(counted(missing) || counted(missing + 1), "{flooded} {log}");
     assert_eq!(log.lines().filter(|line| line.contains("no progress")).count(), 1, "{log}");
     assert_eq!(log.lines().filter(|line| line.contains("not a line")).count(), 1, "{log}");
 }
