@@ -4,6 +4,7 @@
 set -eu
 
 echo 'started count' >&3 # becomes TASK_COUNT_STARTED in the journal
+# (Good for a prompt without quotes and backslashes; jq -r .prompt reads any.)
 prompt=$(sed -n 's/.*"prompt" *: *"\([^"]*\)".*/\1/p')
 if [ -z "$prompt" ]; then
   echo 'failed count there is no prompt' >&3

@@ -28,6 +28,9 @@ const STDERR_TAIL_BYTES: usize = 4 * 1024;
 
 /// The file descriptor on which a command says how far it is.
 const PROGRESS_FD: i32 = 3;
+
+/// How much of a line that is no progress is logged.
+const MAX_QUOTED_BYTES: usize = 200;
 /// The variable that names it.
 pub(crate) const PROGRESS_FD_VARIABLE: &str = "PROGRESS_FD";
 
@@ -180,9 +183,11 @@ async fn read_progress(lines: impl AsyncRead + Unpin, context: Context) {
     while (&mut lines).take(MAX_LINE_BYTES).read_until(b'\n', &mut line).await.is_ok_and(|n| n > 0)
     {
         // The rest of a line that is longer says nothing new.
-        if begins && let Err(rule) = progress(String::from_utf8_lossy(&line).trim(), &context) {
+        let text = String::from_utf8_lossy(&line);
+        if begins && let Err(rule) = progress(text.trim(), &context) {
             if invalid == 0 {
-                tracing::warn!("not a line of progress: {rule}");
+                let said = truncate(text.trim(), MAX_QUOTED_BYTES);
+                tracing::warn!("not a line of progress: {rule}: {said:?}");
             }
             invalid += 1;
         }

@@ -14,6 +14,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderMap, HeaderValue};
 use actix_web::web::{Bytes, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
+use futures_util::future::{BoxFuture, Shared};
 use journal::{Draft, Journal, SessionId, SessionJournal, Source, Status, TraceParent};
 use opentelemetry::trace::{SpanKind, SpanRef, TraceContextExt, Tracer};
 use opentelemetry::{Context, KeyValue, global};
@@ -39,7 +40,8 @@ const FAILED_DEADLINE: Duration = Duration::from_secs(5);
 /// What the entrypoint needs of the process around it.
 #[derive(Clone)]
 pub(crate) struct Entrypoint {
-    pub journal: Journal,
+    /// Takes milliseconds at first: the SDK reads the system's certificates.
+    pub journal: Shared<BoxFuture<'static, Journal>>,
     pub supervisor: Addr<Supervisor>,
     pub draining: Arc<AtomicBool>,
     pub max_body_bytes: usize,
@@ -115,7 +117,8 @@ impl Entrypoint {
                 let parent = caller.parent(request.as_ref().ok());
                 let trace = caller.trace(parent, &session_id, &invocation_id);
                 let logs = telemetry::log_span(&session_id, &invocation_id, &trace);
-                let journal = entrypoint.journal.session(session_id, invocation_id, Source::Agent);
+                let journal = entrypoint.journal.clone().await;
+                let journal = journal.session(session_id, invocation_id, Source::Agent);
                 let journal = journal.in_trace(trace.clone());
                 let started = entrypoint.start(journal, request, caller.baggage, &trace);
                 let answer = started.instrument(logs).await;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use actix::Actor;
 use actix_web::web::{self, Data};
 use actix_web::{App, HttpResponse, HttpServer};
+use futures_util::FutureExt;
 use journal::Journal;
 use serde_json::json;
 use tokio::runtime::{Builder, Handle};
@@ -28,14 +29,14 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(7);
 /// invocations, ends every task with AGENT_BACKGROUND_TASK_FAILED of type `Terminated`, and returns
 /// when those events are durable, after 10 s at most.
 ///
-/// Runs in an actix system on a multi-thread tokio runtime. Bodies larger than `max_body_bytes`
-/// are refused with 413.
+/// `/ping` is answered at once; an invocation waits for `journal`. Runs in an actix system. Bodies
+/// larger than `max_body_bytes` are refused with 413.
 ///
 /// # Errors
 /// If the listener cannot be served.
 pub async fn serve(
     listener: TcpListener,
-    journal: Journal,
+    journal: impl Future<Output = Journal> + Send + 'static,
     max_body_bytes: usize,
     agent: impl Agent,
     shutdown: impl Future<Output = ()>,
@@ -58,8 +59,9 @@ pub async fn serve(
     )
     .start();
     let draining = Arc::new(AtomicBool::new(false));
+    let journal = journal.boxed().shared();
     let entrypoint = Data::new(Entrypoint {
-        journal,
+        journal: journal.clone(),
         supervisor: supervisor.clone(),
         draining: Arc::clone(&draining),
         max_body_bytes,
@@ -88,6 +90,8 @@ pub async fn serve(
     .run();
     let handle = server.handle();
     let mut server = actix::spawn(server);
+    // While the server's own threads answer.
+    actix::spawn(journal);
     tokio::select! {
         ended = &mut server => return ended.map_err(io::Error::other)?,
         () = shutdown => {}

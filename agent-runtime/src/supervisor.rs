@@ -27,14 +27,21 @@ use crate::health::Health;
 use crate::task::{Metrics, Task};
 use crate::worker::Worker;
 
-/// Answers kept for callers that send the same invocation again; the oldest is forgotten first.
-const ANSWERS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
+/// Invocations remembered for callers that send one again; the oldest is forgotten first.
+const KNOWN: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
 /// What identifies an invocation: the session and the run.
 type Run = (SessionId, String);
 
-/// The answer to all callers of one invocation, while its start is under way and afterwards.
-type Answer = Shared<BoxFuture<'static, Result<Bytes, StartError>>>;
+/// A start under way, for which all callers of one invocation wait.
+type Starting = Shared<BoxFuture<'static, Result<Timestamp, StartError>>>;
+
+/// What is known of an invocation that came before. Ten thousand of them are kept, so they are small.
+enum Known {
+    Starting(Uuid, Starting),
+    /// The task and its AGENT_BACKGROUND_TASK_STARTED.
+    Started(Uuid, Timestamp),
+}
 
 pub(crate) struct Supervisor {
     agent: AnyAgent,
@@ -44,7 +51,7 @@ pub(crate) struct Supervisor {
     give_up: CancellationToken,
     metrics: Metrics,
     workers: HashMap<Uuid, Addr<Worker>>,
-    answers: LruCache<Run, (Uuid, Answer)>,
+    known: LruCache<Run, Known>,
     draining: bool,
 }
 
@@ -96,14 +103,13 @@ impl Supervisor {
         tasks: TaskTracker,
         give_up: CancellationToken,
     ) -> Self {
-        let (workers, answers) = (HashMap::new(), LruCache::new(ANSWERS));
+        let (workers, known) = (HashMap::new(), LruCache::new(KNOWN));
         let metrics = Metrics::new();
-        Self { agent, agents, health, tasks, give_up, metrics, workers, answers, draining: false }
+        Self { agent, agents, health, tasks, give_up, metrics, workers, known, draining: false }
     }
 
-    fn start_task(&mut self, start: Start, supervisor: &Addr<Self>) -> (Uuid, Answer) {
+    fn start_task(&mut self, start: Start, supervisor: &Addr<Self>) -> (Uuid, Starting) {
         let id = Uuid::new_v4();
-        let session_id = start.journal.session_id().clone();
         let abort = CancellationToken::new();
         let (started, when_started) = oneshot::channel();
         let task = Task {
@@ -125,18 +131,22 @@ impl Supervisor {
             }
         });
         self.workers.insert(id, Worker { _abort: abort.drop_guard() }.start());
-        let answer = async move {
-            let after = when_started
+        let starting = async move {
+            when_started
                 .await
                 .map_err(|_| StartError::Lost)?
-                .map_err(|error| StartError::NotJournaled(Arc::new(error)))?;
-            let answer = json!({
-                "status": "started", "session_id": session_id, "task_id": id.to_string(), "after": after,
-            });
-            Ok(Bytes::from(answer.to_string()))
+                .map_err(|error| StartError::NotJournaled(Arc::new(error)))
         };
-        (id, answer.boxed().shared())
+        (id, starting.boxed().shared())
     }
+}
+
+/// The same for every caller of one invocation.
+fn answer(session_id: &SessionId, task_id: Uuid, after: Timestamp) -> Bytes {
+    let answer = json!({
+        "status": "started", "session_id": session_id, "task_id": task_id.to_string(), "after": after,
+    });
+    Bytes::from(answer.to_string())
 }
 
 impl Actor for Supervisor {
@@ -151,21 +161,30 @@ impl Handler<Start> for Supervisor {
             return Box::pin(actix::fut::ready(Err(StartError::ShuttingDown)));
         }
         let run = (start.journal.session_id().clone(), start.journal.invocation_id().to_owned());
-        let (id, answer) = match self.answers.get(&run) {
-            Some(known) => known.clone(),
+        let (id, starting) = match self.known.get(&run) {
+            Some(Known::Started(id, after)) => {
+                return Box::pin(actix::fut::ready(Ok(answer(&run.0, *id, *after))));
+            }
+            Some(Known::Starting(id, starting)) => (*id, starting.clone()),
             None => {
-                let new = self.start_task(start, &ctx.address());
-                self.answers.put(run.clone(), new.clone());
-                new
+                let (id, starting) = self.start_task(start, &ctx.address());
+                self.known.put(run.clone(), Known::Starting(id, starting.clone()));
+                (id, starting)
             }
         };
-        Box::pin(answer.into_actor(self).map(move |answer, supervisor, _| {
+        Box::pin(starting.into_actor(self).map(move |started, supervisor, _| {
             // A start that failed is forgotten, unless another one has taken its place.
-            if answer.is_err() && supervisor.answers.peek(&run).is_some_and(|(kept, _)| *kept == id)
-            {
-                supervisor.answers.pop(&run);
+            let known = supervisor.known.peek_mut(&run);
+            let this =
+                |known: &&mut Known| matches!(known, Known::Starting(this, _) if *this == id);
+            if let Some(known) = known.filter(this) {
+                if let Ok(after) = started {
+                    *known = Known::Started(id, after);
+                } else {
+                    supervisor.known.pop(&run);
+                }
             }
-            answer
+            started.map(|after| answer(&run.0, id, after))
         }))
     }
 }

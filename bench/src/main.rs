@@ -1,59 +1,63 @@
-//! What the runtime costs, as ratios measured in one run: `cargo run --release -p bench`.
+//! What the runtime costs beside what users would pick instead, as ratios measured in one run:
+//! `cargo run --release -p bench`, or with the names of some measures behind `--`.
 //!
-//! Each contender is a container in a process of its own, on a DynamoDB that answers every put after
-//! 4 ms and counts it. Contenders take turns, so that the machine's moods hit all of them. A round
-//! fails if an answer is not 200 or if an event is missing.
+//! Needs Linux, Python 3 and Node.js; installs the contenders itself. Contenders take turns, so that
+//! the machine's moods hit all of them, and the medians count. It fails if an answer is not 200 or if
+//! an event is missing.
 
+mod contender;
+mod install;
+mod invocations;
+mod lambda;
+mod read;
 mod stand_ins;
+mod start;
+mod table;
+mod tasks;
 
-use std::process::ExitCode;
-use std::sync::atomic::Ordering;
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use agent_runtime::{Agent, AgentError, Invocation};
 use anyhow::{Context, Result, ensure};
-use futures_util::{StreamExt, stream};
-use local::process::{Process, Spec};
-use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::TimeValLike;
-use serde_json::{Value, json};
 use tempfile::TempDir;
-use uuid::Uuid;
 
+use crate::contender::Spec;
+use crate::install::{Installed, install};
 use crate::stand_ins::StandIns;
+use crate::table::{MEBIBYTE, Row};
 
-const HOST: &str = "host";
-const CONCURRENCY: usize = 64;
-const INVOCATIONS: usize = 2_000;
-const ROUNDS: usize = 7;
+const MEASURES: [&str; 9] =
+    ["build", "start", "invocations", "engine", "latency", "telemetry", "tasks", "lambda", "read"];
 
-/// Events of one invocation.
-const EVENTS: usize = 3;
+/// What every measure needs.
+pub struct Bench {
+    installed: Installed,
+    stand_ins: StandIns,
+    /// Logs of the contenders, and what the load sends.
+    folder: TempDir,
+}
 
-/// Spans of one invocation: the request, the task, and three appends.
-const SPANS: usize = 5;
+impl Bench {
+    /// The three containers that are compared, on DynamoDB at `endpoint`.
+    fn containers(&self, endpoint: &str, table: &str) -> [Spec; 3] {
+        let python = self.installed.python.display().to_string();
+        let agent = self.installed.contender("python/agent.py");
+        let typescript = self.installed.contender("typescript/agent.mjs");
+        [
+            self.container("this runtime", endpoint, table),
+            Spec::new("Python SDK", &[python, agent], endpoint, table),
+            Spec::new("TypeScript SDK", &["node".to_owned(), typescript], endpoint, table),
+        ]
+    }
 
-/// How long the last events and spans of a round may take.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// An agent that costs nothing.
-struct Idle;
-
-impl Agent for Idle {
-    async fn run(&self, _: Invocation) -> Result<Value, AgentError> {
-        Ok(Value::Null)
+    fn container(&self, name: &'static str, endpoint: &str, table: &str) -> Spec {
+        Spec::new(name, &[self.installed.binary("container")], endpoint, table)
     }
 }
 
-fn main() -> ExitCode {
-    if std::env::args().nth(1).as_deref() == Some(HOST) {
-        local::process::end_with_parent();
-        return agent_runtime::run(Idle);
-    }
-    let measured = tokio::runtime::Runtime::new()
-        .context("no runtime")
-        .and_then(|runtime| runtime.block_on(telemetry()));
-    match measured {
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run().await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -62,112 +66,83 @@ fn main() -> ExitCode {
     }
 }
 
-/// What exporting traces and metrics adds to an invocation.
-async fn telemetry() -> Result<()> {
-    let stand_ins = StandIns::start()?;
-    let contenders = [
-        ("without export", None),
-        ("exporting", Some(stand_ins.endpoint())),
-        ("collector gone", Some("http://127.0.0.1:1".to_owned())),
-    ];
-    let mut rounds = contenders.clone().map(|_| Vec::new());
-    let mut exported = 0;
-    for round in 0..=ROUNDS {
-        for ((_, otlp), costs) in contenders.iter().zip(&mut rounds) {
-            stand_ins.spans.store(0, Ordering::Relaxed);
-            let cost = invoke(&stand_ins, otlp.as_deref()).await?;
-            exported += stand_ins.spans.load(Ordering::Relaxed);
-            // The first round warms the machine.
-            if round > 0 {
-                costs.push(cost);
-            }
+async fn run() -> Result<()> {
+    let mut measures: Vec<String> = std::env::args().skip(1).collect();
+    for measure in &measures {
+        ensure!(MEASURES.contains(&measure.as_str()), "no measure {measure}: {MEASURES:?}");
+    }
+    if measures.is_empty() {
+        measures = MEASURES.map(str::to_owned).to_vec();
+    }
+    let bench = Bench {
+        installed: install()?,
+        stand_ins: StandIns::start()?,
+        folder: tempfile::tempdir()?,
+    };
+    println!("{}\n", machine()?);
+    println!("| measure | this runtime | beside | ratio | target | |\n|---|---|---|---|---|---|");
+    for measure in measures {
+        let began = Instant::now();
+        let rows = match measure.as_str() {
+            "build" => build(&bench),
+            "start" => start::measure(&bench).await,
+            "invocations" => invocations::cost_and_memory(&bench).await,
+            "engine" => invocations::on_the_engine(&bench).await,
+            "latency" => invocations::latency(&bench).await,
+            "telemetry" => invocations::telemetry(&bench).await,
+            "tasks" => tasks::measure(&bench).await,
+            "lambda" => lambda::measure(&bench).await,
+            _ => read::measure().await,
+        };
+        let log = bench.folder.path().display();
+        for row in rows.with_context(|| format!("the measure {measure}, with logs in {log}"))? {
+            println!("{row}");
         }
+        eprintln!("{measure}: {:.0} s", began.elapsed().as_secs_f64());
     }
-    let cores = std::thread::available_parallelism()?;
-    let processor = std::fs::read_to_string("/proc/cpuinfo")?;
-    let processor = processor.lines().find_map(|line| line.strip_prefix("model name\t: "));
-    println!("{cores} cores, {}", processor.unwrap_or("unknown processor"));
-    println!(
-        "{ROUNDS} rounds of {INVOCATIONS} invocations each, {CONCURRENCY} at a time; medians\n"
-    );
-    println!("| contender | CPU per invocation | ratio |\n|---|---|---|");
-    let medians = rounds.map(median);
-    let [base, ..] = medians;
-    for ((name, _), cost) in contenders.iter().zip(medians) {
-        let ratio = cost.as_secs_f64() / base.as_secs_f64();
-        println!("| {name} | {:.0} µs | {ratio:.2} |", cost.as_secs_f64() * 1e6);
-    }
-    let expected = (ROUNDS + 1) * INVOCATIONS * SPANS;
-    println!("\n{exported} of {expected} spans arrived; what the queue cannot hold is dropped.");
     Ok(())
 }
 
-/// The processor time that one of many invocations costs a container.
-async fn invoke(stand_ins: &StandIns, otlp: Option<&str>) -> Result<Duration> {
-    let folder = tempfile::tempdir()?;
-    let before = children_processor_time()?;
-    let (process, address) = host(stand_ins, otlp, &folder).await?;
-    let client = reqwest::Client::builder().no_proxy().build()?;
-    let events = stand_ins.events.load(Ordering::Relaxed);
-    let calls = stream::iter(0..INVOCATIONS).map(|_| async {
-        let body = json!({"session_id": Uuid::new_v4(), "prompt": "hi"}).to_string();
-        let answer = client.post(format!("http://{address}/invocations")).body(body).send().await?;
-        ensure!(answer.status() == 200, "an invocation was answered with {}", answer.status());
-        Ok(())
-    });
-    let mut calls = calls.buffer_unordered(CONCURRENCY);
-    while let Some(call) = calls.next().await {
-        call?;
-    }
-    let deadline = Instant::now() + PATIENCE;
-    while stand_ins.events.load(Ordering::Relaxed) < events + EVENTS * INVOCATIONS {
-        ensure!(Instant::now() < deadline, "events are missing");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    // With its end come the last spans, and the system knows what it has cost from its start.
-    process.stop().await;
-    Ok((children_processor_time()? - before) / u32::try_from(INVOCATIONS)?)
-}
-
-/// Starts a container.
-async fn host(
-    stand_ins: &StandIns,
-    otlp: Option<&str>,
-    folder: &TempDir,
-) -> Result<(Process, String)> {
-    let dynamodb = format!("http://{}", stand_ins.address);
-    let environment = [
-        ("JOURNAL_TABLE_NAME", "journal"),
-        ("AWS_ENDPOINT_URL_DYNAMODB", &dynamodb),
-        ("AWS_REGION", "us-east-1"),
-        ("AWS_ACCESS_KEY_ID", "bench"),
-        ("AWS_SECRET_ACCESS_KEY", "bench"),
-        ("HOST", "127.0.0.1"),
-        ("PORT", "0"),
-        ("RUST_LOG", "error,agent_runtime::run=info"),
-        // Empty counts as absent.
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", otlp.unwrap_or_default()),
-    ];
-    let spec = Spec {
-        program: std::env::current_exe()?,
-        subcommand: HOST,
-        environment: environment.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
-        log: folder.path().join("log"),
-        echo: false,
+/// The machine's particulars.
+fn machine() -> Result<String> {
+    let cores = std::thread::available_parallelism()?;
+    let processor = std::fs::read_to_string("/proc/cpuinfo")?;
+    let processor = processor.lines().find_map(|line| line.strip_prefix("model name\t: "));
+    let version = |program: &str| -> Result<String> {
+        let output = Command::new(program).arg("--version").output()?;
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
-    let (process, listens) = Process::start(&spec)?;
-    let address = process.address(listens).await?;
-    Ok((process, address))
+    Ok(format!(
+        "{cores} cores, {}, Linux {}, {}, {}, Node.js {}",
+        processor.unwrap_or("unknown processor"),
+        std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim(),
+        version("rustc")?,
+        version("python3")?,
+        version("node")?,
+    ))
 }
 
-/// The processor time of all children that have ended.
-fn children_processor_time() -> Result<Duration> {
-    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
-    let micros = [usage.user_time(), usage.system_time()].map(|time| time.num_microseconds());
-    Ok(Duration::from_micros(u64::try_from(micros.iter().sum::<i64>())?))
+/// A release build of the Rust contenders from nothing, and their sizes.
+fn build(bench: &Bench) -> Result<Vec<Row>> {
+    let target = bench.folder.path().join("build");
+    let began = Instant::now();
+    install::build(&bench.installed.root, &target)?;
+    let took = began.elapsed();
+    let size = |name| -> Result<f64> {
+        Ok(std::fs::metadata(bench.installed.binary(name))?.len() as f64 / MEBIBYTE)
+    };
+    let minutes = took.as_secs_f64() / 60.0;
+    Ok(vec![
+        Row::value(
+            "release build of container and Lambda from nothing",
+            format!("{minutes:.1} min"),
+        ),
+        Row::value("binary of the container", format!("{:.1} MiB", size("container")?)),
+        Row::value("binary of the Lambda", format!("{:.1} MiB", size("bootstrap")?)),
+    ])
 }
 
-fn median(mut values: Vec<Duration>) -> Duration {
-    values.sort_unstable();
-    values.get(values.len() / 2).copied().unwrap_or_default()
+/// Processor time between two readings, per each of `number`.
+fn each(before: Duration, after: Duration, number: usize) -> f64 {
+    (after - before).as_secs_f64() / number as f64
 }

@@ -1,70 +1,171 @@
-//! What a container talks to: a DynamoDB that takes every put, and a collector that takes every span.
+//! What the contenders talk to: a DynamoDB that takes every put after 4 ms, an AgentCore that
+//! accepts every call, a Lambda Runtime API, and a collector that takes every span. All of them count.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_web::web::{self, Bytes, Data};
 use actix_web::{App, HttpResponse, HttpServer};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use prost::Message;
+use serde_json::json;
+use tokio::sync::Semaphore;
+use uuid::Uuid;
 
-/// How long a put takes.
+/// How long a put takes, and a call of AgentCore.
 const LATENCY: Duration = Duration::from_millis(4);
+
+/// How long what was counted last may take to arrive.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The runtime that the Lambda is told to invoke.
+pub const RUNTIME_ARN: &str = "arn:aws:bedrock-agentcore:us-east-1:123456789012:runtime/bench";
+
+/// Statuses that are counted, in the order in which they are written.
+pub const STATUSES: [&str; 5] = [
+    "AGENT_INVOCATION_STARTED",
+    "AGENT_INVOCATION_SUCCEEDED",
+    "AGENT_ENTRYPOINT_STARTED",
+    "AGENT_BACKGROUND_TASK_STARTED",
+    "AGENT_BACKGROUND_TASK_COMPLETED",
+];
+
+/// What has arrived so far.
+pub struct Counts {
+    /// Events put, by [`STATUSES`].
+    events: [AtomicUsize; STATUSES.len()],
+    /// Spans exported.
+    pub spans: AtomicUsize,
+    /// Times that a function asked for its next invocation.
+    pub asked: AtomicUsize,
+    /// Invocations that a function has answered.
+    pub answered: AtomicUsize,
+    /// Invocations that a function may still have.
+    pub invocations: Semaphore,
+}
 
 pub struct StandIns {
     pub address: SocketAddr,
-    /// Events that were put so far.
-    pub events: Arc<AtomicUsize>,
-    /// Spans that have arrived.
-    pub spans: Arc<AtomicUsize>,
+    pub counts: Data<Counts>,
 }
 
 impl StandIns {
-    /// Serves both on a free port until this process ends.
+    /// Serves all of them on a free port until this process ends.
     pub fn start() -> Result<Self> {
-        let (events, spans) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let counts = Data::new(Counts {
+            events: Default::default(),
+            spans: AtomicUsize::default(),
+            asked: AtomicUsize::default(),
+            answered: AtomicUsize::default(),
+            invocations: Semaphore::new(0),
+        });
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = listener.local_addr()?;
-        let (put, taken) = (Arc::clone(&events), Arc::clone(&spans));
+        let counted = counts.clone();
         let server = HttpServer::new(move || {
-            let (put, taken) = (Arc::clone(&put), Arc::clone(&taken));
             App::new()
-                .app_data(Data::from(put))
+                .app_data(counted.clone())
                 .app_data(web::PayloadConfig::new(64 * 1024 * 1024))
                 .route("/", web::post().to(put_item))
-                .route(
-                    "/v1/traces",
-                    web::post().to(move |body: Bytes| take(body, Arc::clone(&taken))),
-                )
+                .route("/runtimes/{runtime}/invocations", web::post().to(invoke_agent_runtime))
+                .route("/2018-06-01/runtime/invocation/next", web::get().to(next))
+                .route("/2018-06-01/runtime/invocation/{id}/response", web::post().to(response))
+                .route("/v1/traces", web::post().to(take))
                 .route("/v1/metrics", web::post().to(HttpResponse::Ok))
         })
         .workers(1)
+        .backlog(16_384)
+        .max_connections(32_768)
         .disable_signals()
         .listen(listener)?
         .run();
         tokio::spawn(server);
-        Ok(Self { address, events, spans })
+        Ok(Self { address, counts })
     }
 
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
+
+    /// The events put so far, by [`STATUSES`].
+    pub fn events(&self) -> [usize; STATUSES.len()] {
+        self.counts.events.each_ref().map(|count| count.load(Ordering::Relaxed))
+    }
+
+    /// Waits until each of `statuses` has come `number` times since `before`, and no other number.
+    pub async fn all_events(
+        &self,
+        before: [usize; STATUSES.len()],
+        statuses: &[&str],
+        number: usize,
+    ) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let events = self.events();
+            let mut missing = Vec::new();
+            for ((status, now), before) in STATUSES.iter().zip(events).zip(before) {
+                let expected = if statuses.contains(status) { number } else { 0 };
+                ensure!(now - before <= expected, "more {status} than invocations");
+                if now - before < expected {
+                    missing.push(format!("{} {status}", expected + before - now));
+                }
+            }
+            if missing.is_empty() {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "missing: {}", missing.join(", "));
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
 }
 
-async fn put_item(events: Data<AtomicUsize>) -> HttpResponse {
+async fn put_item(body: String, counts: Data<Counts>) -> HttpResponse {
     tokio::time::sleep(LATENCY).await;
-    events.fetch_add(1, Ordering::Relaxed);
-    HttpResponse::Ok().content_type("application/x-amz-json-1.0").body("{}")
+    for (status, count) in STATUSES.iter().zip(&counts.events) {
+        if body.contains(status) {
+            count.fetch_add(1, Ordering::Relaxed);
+            return HttpResponse::Ok().content_type("application/x-amz-json-1.0").body("{}");
+        }
+    }
+    HttpResponse::BadRequest().finish()
 }
 
-async fn take(body: Bytes, spans: Arc<AtomicUsize>) -> HttpResponse {
+async fn invoke_agent_runtime() -> HttpResponse {
+    tokio::time::sleep(LATENCY).await;
+    HttpResponse::Ok().json(json!({ "status": "started" }))
+}
+
+async fn next(counts: Data<Counts>) -> HttpResponse {
+    counts.asked.fetch_add(1, Ordering::Relaxed);
+    if let Ok(permit) = counts.invocations.acquire().await {
+        permit.forget();
+    }
+    let id = Uuid::new_v4().to_string();
+    HttpResponse::Ok()
+        .insert_header(("Lambda-Runtime-Aws-Request-Id", id.as_str()))
+        .insert_header(("Lambda-Runtime-Deadline-Ms", "4102444800000"))
+        .insert_header((
+            "Lambda-Runtime-Invoked-Function-Arn",
+            "arn:aws:lambda:us-east-1:123456789012:function:bench",
+        ))
+        .json(json!({
+            "session_id": Uuid::new_v4(), "invocation_id": id, "after": null, "traceparent": null,
+            "input": {"prompt": "hi"},
+        }))
+}
+
+async fn response(counts: Data<Counts>) -> HttpResponse {
+    counts.answered.fetch_add(1, Ordering::Relaxed);
+    HttpResponse::Accepted().json(json!({ "status": "OK" }))
+}
+
+async fn take(body: Bytes, counts: Data<Counts>) -> HttpResponse {
     let Ok(request) = ExportTraceServiceRequest::decode(body) else {
         return HttpResponse::BadRequest().finish();
     };
     let scopes = request.resource_spans.iter().flat_map(|resource| &resource.scope_spans);
-    spans.fetch_add(scopes.map(|scope| scope.spans.len()).sum(), Ordering::Relaxed);
+    counts.spans.fetch_add(scopes.map(|scope| scope.spans.len()).sum(), Ordering::Relaxed);
     HttpResponse::Ok().content_type("application/x-protobuf").finish()
 }

@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use crate::fault::{FaultKind, SdkFault, display_chain, refusal};
 use crate::text::{MAX_ID_BYTES, truncate};
-use crate::{Draft, Event, Journal, SessionId, Source, Status, Timestamp};
+use crate::{Draft, Event, Journal, SessionId, Source, Timestamp};
 
 /// How long the append of a terminal event goes on, whatever the error.
 pub const TERMINAL_DEADLINE: Duration = Duration::from_secs(15 * 60);
@@ -186,7 +186,7 @@ impl SessionJournal {
         };
         let outcome = if written.is_ok() { "durable" } else { "lost" };
         // Few values: an agent chooses the names of its phases.
-        let status = if is_progress(&event) { "TASK" } else { event.status.as_str() };
+        let status = if event.status.is_progress() { "TASK" } else { event.status.as_str() };
         let attributes = [
             KeyValue::new("journal.status", status.to_owned()),
             KeyValue::new("journal.outcome", outcome),
@@ -206,7 +206,7 @@ impl SessionJournal {
     /// Progress, of which there may be much, is an event of the span around it instead.
     fn span(&self, event: &Event) -> BoxedSpan {
         let (table, tracer) = (&self.journal.settings.table_name, &self.journal.instruments.tracer);
-        if is_progress(event) {
+        if event.status.is_progress() {
             self.trace.span().add_event(
                 event.status.as_str().to_owned(),
                 vec![KeyValue::new("journal.sort_key", event.sort_key.clone())],
@@ -330,7 +330,8 @@ impl SessionJournal {
             .condition_expression("attribute_not_exists(PK)")
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .send();
-        match tokio::time::timeout_at(deadline, request).await {
+        // The SDK's future has 6 KB: here it takes them while it runs, instead of in every task.
+        match tokio::time::timeout_at(deadline, Box::pin(request)).await {
             Ok(Ok(_)) => Put::Written,
             Ok(Err(error)) => match error.as_service_error() {
                 Some(PutItemError::ConditionalCheckFailedException(conflict)) => {
@@ -348,10 +349,6 @@ impl SessionJournal {
             Err(_) => Put::Fault(SdkFault::ambiguous("no answer before the deadline")),
         }
     }
-}
-
-fn is_progress(event: &Event) -> bool {
-    matches!(event.status, Status::Other(_))
 }
 
 /// Between half and the whole of `backoff`, so that writers who failed together do not return

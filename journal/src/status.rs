@@ -118,6 +118,12 @@ impl Status {
         Ok(Self::Other(format!("TASK_{}_{step}", phase.to_ascii_uppercase())))
     }
 
+    /// Whether the event is an agent's own progress: a [phase](Self::phase).
+    #[must_use]
+    pub fn is_progress(&self) -> bool {
+        matches!(self, Self::Other(status) if status.starts_with("TASK_"))
+    }
+
     /// Whether the event reports a failure, and so carries `ErrorMessage` and `ErrorType`.
     #[must_use]
     pub fn is_failure(&self) -> bool {

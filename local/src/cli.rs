@@ -72,7 +72,7 @@ pub enum Command {
         #[arg(long, default_value_t = 4318)]
         otlp_port: u16,
         /// Send traces and metrics to this collector, such as Jaeger's http://127.0.0.1:4318, instead
-        #[arg(long, value_name = "URL")]
+        #[arg(long, value_name = "URL", value_parser = collector_url, conflicts_with = "otlp_port")]
         otlp: Option<String>,
         /// Polls after which a session without an end is given up
         #[arg(long, default_value_t = MAX_POLL_ATTEMPTS)]
@@ -201,6 +201,15 @@ impl Shown {
             }
         }
         Ok(())
+    }
+}
+
+/// The base of a collector's URLs; the exporters put `/v1/traces` behind it.
+fn collector_url(url: &str) -> Result<String, &'static str> {
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    match rest {
+        Some(rest) if !rest.is_empty() && !rest.contains("/v1/") => Ok(url.to_owned()),
+        _ => Err("it must be a collector's http:// or https:// address, without /v1/traces"),
     }
 }
 

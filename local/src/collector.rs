@@ -44,8 +44,8 @@ pub struct Span {
     pub error: Option<String>,
     /// Its attributes as text.
     pub attributes: BTreeMap<String, String>,
-    /// The names of its events, in their order.
-    pub events: Vec<String>,
+    /// Its events in their order: nanoseconds since 1970, and name.
+    pub events: Vec<(u64, String)>,
 }
 
 /// Spans by their ids, of each trace: a repeated export adds nothing.
@@ -68,8 +68,8 @@ impl Collector {
         let traces: Arc<Traces> = Arc::new(Mutex::new(LruCache::new(MAX_TRACES)));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).with_context(|| {
             format!(
-                "cannot take traces on 127.0.0.1:{port}; if a collector is there, use it with \
-                 --otlp http://127.0.0.1:{port}"
+                "cannot take traces on 127.0.0.1:{port}; take another port with --otlp-port, or if \
+                 your collector is there, use it with --otlp http://127.0.0.1:{port}"
             )
         })?;
         let address = listener.local_addr()?;
@@ -138,7 +138,11 @@ async fn take(http: HttpRequest, body: Bytes, traces: Data<Traces>) -> HttpRespo
                     end: span.end_time_unix_nano,
                     error: failure.map(|status| status.message),
                     attributes: texts(span.attributes),
-                    events: span.events.into_iter().map(|event| event.name).collect(),
+                    events: span
+                        .events
+                        .into_iter()
+                        .map(|event| (event.time_unix_nano, event.name))
+                        .collect(),
                 };
                 spans.insert(span.id.clone(), span);
             }
@@ -164,7 +168,7 @@ fn in_order(spans: &BTreeMap<String, Span>) -> Vec<Span> {
 
 /// A trace as a person reads it: the session whose journal has the rest of the story, and a line for
 /// each span with offset from the first one's start, duration, process, name indented below the span
-/// that caused it, and the message of an error.
+/// that caused it, and the message of an error; below it its events, such as an agent's progress.
 #[must_use]
 pub fn tree(trace_id: &str, spans: &[Span]) -> String {
     let session = spans.iter().find_map(|span| span.attributes.get("session.id"));
@@ -194,6 +198,12 @@ fn branch(span: &Span, spans: &[Span], start: u64, depth: usize, lines: &mut Str
         "{offset:>9.3} s  {duration:>9.3} s  {service:<13}  {:indent$}{name}{error}\n",
         ""
     );
+    // An exception is what the span's error says.
+    for (time, event) in span.events.iter().filter(|(_, event)| event != "exception") {
+        let (offset, event) = (seconds(time.saturating_sub(start)), timeline::escape(event));
+        *lines +=
+            &format!("{offset:>9.3} s  {:>11}  {service:<13}  {:indent$}  · {event}\n", "", "");
+    }
     for child in spans.iter().filter(|child| child.parent == span.id && child.id != span.id) {
         branch(child, spans, start, depth + 1, lines);
     }

@@ -6,9 +6,11 @@ mod support;
 
 use std::path::Path;
 
+use chrono::Utc;
 use local::asl::Outcome;
 use serde_json::json;
 use support::{LOCAL, Stack, execution, failure};
+use workflow::explain;
 use workflow::history::runs;
 use workflow::timeline;
 
@@ -50,6 +52,10 @@ async fn an_example_without_a_prompt_fails_in_its_own_words() {
         let events = stack.events(&run.name).await;
         let phase = events.iter().find(|event| event.status.as_str() == "TASK_COUNT_FAILED");
         assert_eq!(phase.unwrap().error_message.as_deref(), Some("there is no prompt"));
+        let explained = explain(&runs(&events), Utc::now().into());
+        let last = explained.lines().find(|line| line.contains("last word")).unwrap();
+        assert!(last.starts_with("The agent's last word: TASK_COUNT_FAILED at "), "{explained}");
+        assert!(last.ends_with(" s there is no prompt"), "{explained}");
         stack.system.stop().await;
     }
 }

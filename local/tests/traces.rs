@@ -90,7 +90,8 @@ async fn one_trace_leads_from_the_invoker_to_the_command() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_is_told_alike_by_the_trace_and_by_the_journal() {
     let collector = Collector::start(0).unwrap();
-    let stack = Stack::exporting("sh -c 'echo no luck >&2; exit 3'", &collector.endpoint()).await;
+    let command = "sh -c 'echo failed read no such file >&3; echo no luck >&2; exit 3'";
+    let stack = Stack::exporting(command, &collector.endpoint()).await;
     let run = execution(json!({}));
     let (error, cause) = failure(stack.system.run(&run).await);
     stack.system.stop().await;
@@ -100,11 +101,14 @@ async fn a_failure_is_told_alike_by_the_trace_and_by_the_journal() {
     assert_eq!(failed[0].name, "invoke_agent");
     assert_eq!(failed[0].error.as_deref(), Some(&*cause));
     assert_eq!(failed[0].attributes["error.type"], error);
-    assert_eq!(failed[0].events, ["exception"]);
+    let told: Vec<_> = failed[0].events.iter().map(|(_, event)| event.as_str()).collect();
+    assert_eq!(told, ["TASK_READ_FAILED", "exception"]);
     let tree = local::collector::tree("1", &spans);
     assert!(tree.starts_with(&format!("Trace 1 of session {}:", run.name)), "{tree}");
     let line = tree.lines().find(|line| line.contains("invoke_agent")).unwrap();
     assert!(line.ends_with("  AgentError: no luck (exit status: 3)"), "{tree}");
+    assert_eq!(tree.lines().filter(|line| line.ends_with("  · TASK_READ_FAILED")).count(), 1);
+    assert!(!tree.contains("exception"), "{tree}");
     // The logs lead to both: to the session, and to the span within which they were written.
     let logs = stack.logs();
     let line = logs.lines().find(|line| line.contains("\"no luck\"")).unwrap();

@@ -86,7 +86,8 @@ impl HttpClient for Collector {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         // Without what may be secret: a user's name and password, and the query.
         let uri = request.uri();
-        let to = format!("{}{}", uri.host().unwrap_or_default(), uri.path());
+        let port = uri.port().map(|port| format!(":{port}")).unwrap_or_default();
+        let to = format!("{}{port}{}", uri.host().unwrap_or_default(), uri.path());
         let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
         let result = runtime.block_on(async {
             tokio::time::timeout(self.timeout, self.send(request)).await.unwrap_or_else(|_| {

@@ -44,6 +44,9 @@ use crate::collector::Collector;
 /// How long a process waits for its collector before it ends or is frozen.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(1);
 
+/// Events of one span, of which an agent's progress has 1,000. OpenTelemetry would keep 128.
+const MAX_EVENTS: u32 = 2_000;
+
 /// The process's telemetry.
 pub struct Telemetry {
     signals: Vec<Signal>,
@@ -101,7 +104,10 @@ impl Telemetry {
             SpanExporter::builder().with_http().with_http_client(collector).build()
         });
         if let Some((exporter, reached)) = traces {
-            let builder = SdkTracerProvider::builder().with_resource(resource.clone());
+            let mut builder = SdkTracerProvider::builder().with_resource(resource.clone());
+            if std::env::var_os("OTEL_SPAN_EVENT_COUNT_LIMIT").is_none() {
+                builder = builder.with_max_events_per_span(MAX_EVENTS);
+            }
             let provider = builder.with_batch_exporter(exporter).build();
             global::set_tracer_provider(provider.clone());
             signals.push(Signal { provider: Provider::Traces(provider), reached });

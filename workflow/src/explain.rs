@@ -46,6 +46,7 @@ pub fn explain(runs: &[Run], now: Timestamp) -> String {
         let stopped = stopped_at(run);
         let verb = if run.ending == Ending::Running { "It is at" } else { "It stopped at" };
         said.push(format!("{verb}: {stopped}"));
+        said.extend(last_word(run));
         said.extend(next(run, stopped));
     }
     said.join("\n")
@@ -100,6 +101,16 @@ fn what_happened(run: &Run, now: Timestamp) -> String {
         }
     };
     format!("The session failed: {}.", why.trim_end_matches('.'))
+}
+
+/// The newest of the agent's own phases.
+fn last_word(run: &Run) -> Option<String> {
+    let entry = run.entries.iter().rfind(|entry| entry.event.status.is_progress())?;
+    let event = entry.event;
+    let text = event.error_message.as_deref().or(event.message.as_deref()).map(escape);
+    let (status, at) = (escape(event.status.as_str()), entry.offset.map(duration));
+    let (text, at) = (text.unwrap_or_default(), at.unwrap_or_default());
+    Some(format!("The agent's last word: {status} at {at} {text}").trim_end().to_owned())
 }
 
 /// What the workflow itself could not do with the journal, if that is why it failed.
@@ -256,8 +267,8 @@ fn next(run: &Run, stopped: Hop) -> Vec<String> {
     next.extend(run.trace_id().map(|trace| {
         let trace = escape(trace);
         format!(
-            "Look at the trace: {trace} in your tracing tool, or on one machine \
-             http://127.0.0.1:4318/traces/{trace}"
+            "Look at the trace: {trace} in your tracing tool, or while `up` runs \
+             http://127.0.0.1:4318/traces/{trace} (the port is --otlp-port)"
         )
     }));
     next

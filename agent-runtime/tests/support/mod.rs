@@ -117,9 +117,15 @@ impl Host {
                 let shutdown = async {
                     let _ = stopped.await;
                 };
-                agent_runtime::serve(listener, journal, MAX_BODY_BYTES, agent, shutdown)
-                    .await
-                    .unwrap();
+                agent_runtime::serve(
+                    listener,
+                    std::future::ready(journal),
+                    MAX_BODY_BYTES,
+                    agent,
+                    shutdown,
+                )
+                .await
+                .unwrap();
             });
         });
         let client = Client::builder().no_proxy().build().unwrap();

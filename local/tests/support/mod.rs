@@ -143,7 +143,15 @@ impl Container {
             let runtime = tokio::runtime::Runtime::new().unwrap();
             actix::System::with_tokio_rt(|| runtime).block_on(async {
                 let shutdown = async { drop(stopped.await) };
-                agent_runtime::serve(listener, journal, 10_000, agent, shutdown).await.unwrap();
+                agent_runtime::serve(
+                    listener,
+                    std::future::ready(journal),
+                    10_000,
+                    agent,
+                    shutdown,
+                )
+                .await
+                .unwrap();
             });
         });
         Self { address, stop, thread }

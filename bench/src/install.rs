@@ -1,0 +1,64 @@
+//! Builds and installs the contenders and the load generator, below `target/` and beside their sources.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+const OHA: &str = "oha@1.16.0";
+
+/// Where everything is.
+pub struct Installed {
+    /// The workspace's root.
+    pub root: PathBuf,
+    /// The Rust contenders' binaries.
+    pub binaries: PathBuf,
+    pub python: PathBuf,
+    pub oha: PathBuf,
+}
+
+impl Installed {
+    pub fn contender(&self, path: &str) -> String {
+        self.root.join("bench/contenders").join(path).display().to_string()
+    }
+
+    pub fn binary(&self, name: &str) -> String {
+        self.binaries.join(name).display().to_string()
+    }
+}
+
+/// Installs what is not there yet.
+pub fn install() -> Result<Installed> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace")?.to_owned();
+    let target = root.join("target");
+    let folder = target.join("bench");
+    let (python, oha) = (folder.join("python/bin/python"), folder.join("oha/bin/oha"));
+    if !python.exists() {
+        run(Command::new("python3").args(["-m", "venv"]).arg(folder.join("python")))?;
+    }
+    let requirements = root.join("bench/contenders/python/requirements.txt");
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"];
+    run(Command::new(&python).args(pip).arg(requirements))?;
+    let typescript = root.join("bench/contenders/typescript");
+    let npm = ["install", "--silent", "--no-fund", "--no-audit"];
+    run(Command::new("npm").args(npm).current_dir(typescript))?;
+    if !oha.exists() {
+        let cargo = ["install", OHA, "--locked", "--no-default-features", "--quiet", "--root"];
+        run(Command::new("cargo").args(cargo).arg(folder.join("oha")))?;
+    }
+    build(&root, &target)?;
+    Ok(Installed { root, binaries: target.join("release"), python, oha })
+}
+
+/// Builds the Rust contenders, as a user would, apart from what the bench itself depends on.
+pub fn build(root: &Path, target: &Path) -> Result<()> {
+    let cargo = ["build", "--release", "--quiet", "-p", "contenders", "-p", "invoker"];
+    run(Command::new("cargo").args(cargo).arg("--target-dir").arg(target).current_dir(root))
+}
+
+pub fn run(command: &mut Command) -> Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let status = command.status().with_context(|| format!("cannot start {program}"))?;
+    ensure!(status.success(), "{program} failed: {status}");
+    Ok(())
+}

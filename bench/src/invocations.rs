@@ -1,0 +1,252 @@
+//! Invocations of containers: processor time, memory, latency, and what telemetry adds.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::types::Select;
+use local::table::{TABLE_NAME, Table};
+use serde_json::Value;
+use std::sync::atomic::Ordering;
+
+use crate::contender::{Contender, Load, Report, Spec, bodies};
+use crate::stand_ins::STATUSES;
+use crate::table::{MEBIBYTE, Row, Target, median, microseconds, milliseconds, slope};
+use crate::{Bench, each};
+
+const CONCURRENCY: usize = 64;
+
+/// Events of one invocation.
+const EVENTS: usize = 3;
+
+/// Spans of one invocation: the request, the task, and three appends.
+const SPANS: usize = 5;
+
+impl Bench {
+    /// A file of bodies for a load.
+    pub fn bodies(&self, until: Option<u64>) -> Result<PathBuf> {
+        let path = self.folder.path().join("bodies");
+        std::fs::write(&path, bodies(until))?;
+        Ok(path)
+    }
+
+    /// Invokes a container on the stand-in and waits for every event.
+    pub async fn invoke(
+        &self,
+        contender: &mut Contender,
+        bodies: &Path,
+        number: usize,
+        concurrency: usize,
+    ) -> Result<Report> {
+        let before = self.stand_ins.events();
+        let load = Load::invocations(&self.installed.oha, bodies, number, concurrency);
+        let report = load.on(&contender.url("/invocations")).await?;
+        let events = self.stand_ins.all_events(before, &STATUSES[2..], number).await;
+        events.with_context(|| contender.name)?;
+        contender.check()?;
+        Ok(report)
+    }
+
+    /// What one invocation costs the bare SDK: processor time, and time until the second put.
+    async fn bare(&self, number: usize, concurrency: usize) -> Result<(Duration, Duration)> {
+        let command = [self.installed.binary("bare"), number.to_string(), concurrency.to_string()];
+        let spec = Spec::new("bare AWS SDK", &command, &self.stand_ins.endpoint(), "journal");
+        let before = self.stand_ins.events();
+        let output = spec.command()?.stderr(Stdio::inherit()).output().await?;
+        ensure!(output.status.success(), "the bare SDK failed: {}", output.status);
+        self.stand_ins.all_events(before, &STATUSES[2..], number).await?;
+        let costs: Value = serde_json::from_slice(&output.stdout)?;
+        let cost = |name| {
+            let seconds = costs.get(name).and_then(Value::as_f64);
+            seconds.map(Duration::from_secs_f64).context("the bare SDK says no cost")
+        };
+        Ok((cost("processor_seconds")?, cost("two_puts_seconds")?))
+    }
+}
+
+/// The same 100,000 invocations for every contender, in turns.
+pub async fn cost_and_memory(bench: &Bench) -> Result<Vec<Row>> {
+    const ROUNDS: usize = 20;
+    const INVOCATIONS: usize = 5_000;
+    // The slope is that of what comes behind the first fill of caches and pools.
+    const SETTLED: usize = ROUNDS / 4;
+    let bodies = bench.bodies(None)?;
+    let mut containers = Vec::new();
+    for spec in bench.containers(&bench.stand_ins.endpoint(), "journal") {
+        containers.push((spec.serve(bench.folder.path()).await?.0, Vec::new(), Vec::new()));
+    }
+    let mut bare = Vec::new();
+    for round in 1..=ROUNDS {
+        for (container, costs, memory) in &mut containers {
+            let before = container.processor_time()?;
+            bench.invoke(container, &bodies, INVOCATIONS, CONCURRENCY).await?;
+            costs.push(each(before, container.processor_time()?, INVOCATIONS) * 1e6);
+            memory.push(((round * INVOCATIONS) as f64, container.resident()?));
+        }
+        bare.push(microseconds(bench.bare(INVOCATIONS, CONCURRENCY).await?.0));
+        eprintln!("round {round} of {ROUNDS}");
+    }
+    let mut measured = Vec::new();
+    for (container, costs, memory) in containers {
+        let resident = memory.last().context("no round")?.1 / MEBIBYTE;
+        let slope = slope(memory.get(SETTLED..).unwrap_or_default());
+        measured.push((container.name, median(costs), resident, slope));
+    }
+    let [
+        (_, cost, resident, (growth, error)),
+        (python, python_cost, python_resident, _),
+        (typescript, typescript_cost, typescript_resident, _),
+    ] = measured.try_into().ok().context("three containers")?;
+    let processor = "CPU per invocation, 64 at a time";
+    let memory = "resident after 100,000 invocations";
+    // Two standard errors, or a page in ten invocations' worth of noise.
+    let noise = 2.0 * error;
+    Ok(vec![
+        Row::ratio(processor, "µs", cost, (typescript, typescript_cost), Target::Part(6.0)),
+        Row::ratio(processor, "µs", cost, (python, python_cost), Target::Part(15.0)),
+        Row::ratio(processor, "µs", cost, ("bare AWS SDK", median(bare)), Target::AtMost(1.25)),
+        Row::ratio(memory, "MiB", resident, (python, python_resident), Target::Part(4.0)),
+        Row::ratio(memory, "MiB", resident, (typescript, typescript_resident), Target::None),
+        Row::limit(memory, "MiB", resident, 12.0),
+        Row::holds(
+            "growth of the memory, from 25,000 invocations on",
+            &format!("{growth:.2} bytes per invocation"),
+            &format!("two standard errors: {noise:.2}"),
+            "within noise",
+            growth <= noise,
+        ),
+    ])
+}
+
+/// The same on the embedded engine, which really stores and checks: every event is counted there.
+pub async fn on_the_engine(bench: &Bench) -> Result<Vec<Row>> {
+    const ROUNDS: usize = 5;
+    const INVOCATIONS: usize = 500;
+    let table = Table::open(None, 0).await?;
+    let client = Client::from_conf(table.client_config().build());
+    let bodies = bench.bodies(None)?;
+    let mut containers = Vec::new();
+    for spec in bench.containers(&table.endpoint(), TABLE_NAME) {
+        containers.push((spec.serve(bench.folder.path()).await?.0, Vec::new()));
+    }
+    let mut expected = 0;
+    for _ in 0..ROUNDS {
+        for (container, costs) in &mut containers {
+            let before = container.processor_time()?;
+            let load = Load::invocations(&bench.installed.oha, &bodies, INVOCATIONS, CONCURRENCY);
+            load.on(&container.url("/invocations")).await?;
+            expected += EVENTS * INVOCATIONS;
+            stored(&client, expected).await.with_context(|| container.name)?;
+            costs.push(each(before, container.processor_time()?, INVOCATIONS) * 1e6);
+        }
+    }
+    let [cost, python, typescript] = containers
+        .into_iter()
+        .map(|(_, costs)| median(costs))
+        .collect::<Vec<_>>()
+        .try_into()
+        .ok()
+        .context("three")?;
+    let measure = "CPU per invocation, on the embedded engine";
+    Ok(vec![
+        Row::ratio(measure, "µs", cost, ("TypeScript SDK", typescript), Target::None),
+        Row::ratio(measure, "µs", cost, ("Python SDK", python), Target::None),
+    ])
+}
+
+/// Waits until the table holds as many events.
+async fn stored(client: &Client, expected: usize) -> Result<()> {
+    for _ in 0..100 {
+        let mut pages =
+            client.scan().table_name(TABLE_NAME).select(Select::Count).into_paginator().send();
+        let mut count = 0;
+        while let Some(page) = pages.next().await {
+            count += usize::try_from(page?.count)?;
+        }
+        if count >= expected {
+            ensure!(count == expected, "{count} events, and not {expected}");
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    anyhow::bail!("events are missing")
+}
+
+/// From the request to the answer, which comes behind two puts.
+pub async fn latency(bench: &Bench) -> Result<Vec<Row>> {
+    const ROUNDS: usize = 7;
+    const INVOCATIONS: usize = 500;
+    let bodies = bench.bodies(None)?;
+    let mut containers = Vec::new();
+    for spec in bench.containers(&bench.stand_ins.endpoint(), "journal") {
+        containers.push((spec.serve(bench.folder.path()).await?.0, Vec::new()));
+    }
+    let mut bare = Vec::new();
+    for _ in 0..ROUNDS {
+        for (container, times) in &mut containers {
+            let report = bench.invoke(container, &bodies, INVOCATIONS, 1).await?;
+            times.push(milliseconds(report.median));
+        }
+        bare.push(milliseconds(bench.bare(INVOCATIONS, 1).await?.1));
+    }
+    let [time, python, typescript] = containers
+        .into_iter()
+        .map(|(_, times)| median(times))
+        .collect::<Vec<_>>()
+        .try_into()
+        .ok()
+        .context("three")?;
+    let (measure, puts) = ("latency of an answer, one at a time", median(bare));
+    Ok(vec![
+        Row::ratio(measure, "ms", time, ("two puts of the bare AWS SDK", puts), Target::None),
+        Row::limit("the same, less the two puts", "ms", time - puts, 1.0),
+        Row::ratio(measure, "ms", time, ("TypeScript SDK", typescript), Target::None),
+        Row::ratio(measure, "ms", time, ("Python SDK", python), Target::None),
+    ])
+}
+
+/// What exporting traces and metrics adds to an invocation.
+pub async fn telemetry(bench: &Bench) -> Result<Vec<Row>> {
+    const ROUNDS: usize = 7;
+    const INVOCATIONS: usize = 2_000;
+    let endpoint = bench.stand_ins.endpoint();
+    let export = |name, collector: &str| {
+        let spec = bench.container(name, &endpoint, "journal");
+        spec.with("OTEL_EXPORTER_OTLP_ENDPOINT", collector.to_owned())
+    };
+    let specs = [
+        bench.container("without export", &endpoint, "journal"),
+        export("exporting", &endpoint),
+        export("collector gone", "http://127.0.0.1:1"),
+    ];
+    let bodies = bench.bodies(None)?;
+    let spans = || bench.stand_ins.counts.spans.load(Ordering::Relaxed);
+    let before = spans();
+    let mut containers = Vec::new();
+    for spec in &specs {
+        containers.push((spec.serve(bench.folder.path()).await?.0, Vec::new()));
+    }
+    for _ in 0..ROUNDS {
+        for (container, costs) in &mut containers {
+            let before = container.processor_time()?;
+            bench.invoke(container, &bodies, INVOCATIONS, CONCURRENCY).await?;
+            costs.push(each(before, container.processor_time()?, INVOCATIONS) * 1e6);
+        }
+    }
+    let mut medians = Vec::new();
+    for (container, costs) in containers {
+        medians.push(median(costs));
+        // With its end come the last spans.
+        container.stop().await?;
+    }
+    let [without, exporting, gone] = medians.try_into().ok().context("three")?;
+    let (all, arrived) = (ROUNDS * INVOCATIONS * SPANS, spans() - before);
+    let base = ("without export", without);
+    Ok(vec![
+        Row::ratio("CPU per invocation, exporting telemetry", "µs", exporting, base, Target::None),
+        Row::ratio("CPU per invocation, the collector gone", "µs", gone, base, Target::None),
+        Row::value("spans that arrived", format!("{arrived} of {all}")),
+    ])
+}

@@ -1,0 +1,59 @@
+//! Reading a session of 10,000 events, beside the paginated query that does nothing with its items.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::types::AttributeValue;
+use journal::{Draft, SessionId, Source, Status};
+use local::table::{TABLE_NAME, Table};
+use uuid::Uuid;
+
+use crate::table::{Row, Target, median, milliseconds};
+
+const EVENTS: usize = 10_000;
+const ROUNDS: usize = 15;
+const WITHIN: Duration = Duration::from_secs(10);
+
+pub async fn measure() -> Result<Vec<Row>> {
+    let table = Table::open(None, 0).await?;
+    let (journal, client) = (table.journal(), Client::from_conf(table.client_config().build()));
+    let session: SessionId = Uuid::new_v4().to_string().parse()?;
+    let writer = journal.session(session.clone(), "bench", Source::Agent);
+    for _ in 0..EVENTS {
+        let draft = Draft::new(Status::AgentEntrypointStarted);
+        writer.append(draft, None, WITHIN).await?;
+    }
+    let (mut ours, mut raw) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let began = Instant::now();
+        ensure!(journal.events(&session).await?.len() == EVENTS, "events are missing");
+        ours.push(milliseconds(began.elapsed()));
+        let began = Instant::now();
+        ensure!(query(&client, &session).await? == EVENTS, "items are missing");
+        raw.push(milliseconds(began.elapsed()));
+    }
+    Ok(vec![Row::ratio(
+        "read of a session of 10,000 events",
+        "ms",
+        median(ours),
+        ("raw paginated query", median(raw)),
+        Target::AtMost(1.2),
+    )])
+}
+
+async fn query(client: &Client, session: &SessionId) -> Result<usize> {
+    let mut pages = client
+        .query()
+        .table_name(TABLE_NAME)
+        .consistent_read(true)
+        .key_condition_expression("PK = :session")
+        .expression_attribute_values(":session", AttributeValue::S(session.partition_key()))
+        .into_paginator()
+        .send();
+    let mut count = 0;
+    while let Some(page) = pages.next().await {
+        count += page?.items().len();
+    }
+    Ok(count)
+}
