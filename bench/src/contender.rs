@@ -57,10 +57,10 @@ impl Spec {
     pub fn command(&self) -> Result<Command> {
         let (program, arguments) = self.command.split_first().context("no program")?;
         let mut command = Command::new(program);
-        command.args(arguments).envs(self.environment.iter().map(|(name, value)| (name, value)));
-        command.stdin(Stdio::null()).kill_on_drop(true);
         // What the user has set must not count, and must not be reached.
         command.env_remove("RUST_LOG").env_remove("OTEL_EXPORTER_OTLP_ENDPOINT");
+        command.args(arguments).envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::null()).kill_on_drop(true);
         Ok(command)
     }
 

@@ -43,7 +43,7 @@ pub fn install() -> Result<Installed> {
     let npm = ["install", "--silent", "--no-fund", "--no-audit"];
     run(Command::new("npm").args(npm).current_dir(typescript))?;
     if !oha.exists() {
-        let cargo = ["install", OHA, "--locked", "--no-default-features", "--quiet", "--root"];
+        let cargo = ["install", OHA, "--locked", "--quiet", "--root"];
         run(Command::new("cargo").args(cargo).arg(folder.join("oha")))?;
     }
     build(&root, &target)?;

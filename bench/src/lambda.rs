@@ -15,8 +15,8 @@ use crate::table::{Row, Target, median, milliseconds};
 use crate::{Bench, each, install};
 
 const INITS: usize = 11;
-const ROUNDS: usize = 7;
-const INVOCATIONS: usize = 1_000;
+const ROUNDS: usize = 5;
+const INVOCATIONS: usize = 500;
 
 /// How long a function may take to ask or to answer.
 const PATIENCE: Duration = Duration::from_secs(60);

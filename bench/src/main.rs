@@ -18,7 +18,7 @@ mod tasks;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use tempfile::TempDir;
 
 use crate::contender::Spec;
@@ -28,6 +28,9 @@ use crate::table::{MEBIBYTE, Row};
 
 const MEASURES: [&str; 9] =
     ["build", "start", "invocations", "engine", "latency", "telemetry", "tasks", "lambda", "read"];
+
+/// What is measured, beside the others.
+const OURS: &str = "this runtime";
 
 /// What every measure needs.
 pub struct Bench {
@@ -44,7 +47,7 @@ impl Bench {
         let agent = self.installed.contender("python/agent.py");
         let typescript = self.installed.contender("typescript/agent.mjs");
         [
-            self.container("this runtime", endpoint, table),
+            self.container(OURS, endpoint, table),
             Spec::new("Python SDK", &[python, agent], endpoint, table),
             Spec::new("TypeScript SDK", &["node".to_owned(), typescript], endpoint, table),
         ]
@@ -94,8 +97,14 @@ async fn run() -> Result<()> {
             "lambda" => lambda::measure(&bench).await,
             _ => read::measure().await,
         };
-        let log = bench.folder.path().display();
-        for row in rows.with_context(|| format!("the measure {measure}, with logs in {log}"))? {
+        let rows = match rows {
+            Ok(rows) => rows,
+            Err(error) => {
+                let logs = bench.folder.keep();
+                return Err(error.context(format!("{measure}, with logs in {}", logs.display())));
+            }
+        };
+        for row in rows {
             println!("{row}");
         }
         eprintln!("{measure}: {:.0} s", began.elapsed().as_secs_f64());

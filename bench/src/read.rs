@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::AttributeValue;
-use journal::{Draft, SessionId, Source, Status};
+use journal::{Draft, SORT_KEY_PREFIX, SessionId, Source, Status};
 use local::table::{TABLE_NAME, Table};
 use uuid::Uuid;
 
@@ -47,8 +47,9 @@ async fn query(client: &Client, session: &SessionId) -> Result<usize> {
         .query()
         .table_name(TABLE_NAME)
         .consistent_read(true)
-        .key_condition_expression("PK = :session")
+        .key_condition_expression("PK = :session AND begins_with(SK, :event)")
         .expression_attribute_values(":session", AttributeValue::S(session.partition_key()))
+        .expression_attribute_values(":event", AttributeValue::S(SORT_KEY_PREFIX.to_owned()))
         .into_paginator()
         .send();
     let mut count = 0;

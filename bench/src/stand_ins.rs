@@ -11,7 +11,7 @@ use anyhow::{Result, ensure};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use prost::Message;
 use serde_json::json;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use uuid::Uuid;
 
 /// How long a put takes, and a call of AgentCore.
@@ -44,6 +44,8 @@ pub struct Counts {
     pub answered: AtomicUsize,
     /// Invocations that a function may still have.
     pub invocations: Semaphore,
+    /// Ends what a function that was stopped still waits for.
+    another: Notify,
 }
 
 pub struct StandIns {
@@ -60,6 +62,7 @@ impl StandIns {
             asked: AtomicUsize::default(),
             answered: AtomicUsize::default(),
             invocations: Semaphore::new(0),
+            another: Notify::new(),
         });
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = listener.local_addr()?;
@@ -72,6 +75,7 @@ impl StandIns {
                 .route("/runtimes/{runtime}/invocations", web::post().to(invoke_agent_runtime))
                 .route("/2018-06-01/runtime/invocation/next", web::get().to(next))
                 .route("/2018-06-01/runtime/invocation/{id}/response", web::post().to(response))
+                .route("/2018-06-01/runtime/invocation/{id}/error", web::post().to(failed))
                 .route("/v1/traces", web::post().to(take))
                 .route("/v1/metrics", web::post().to(HttpResponse::Ok))
         })
@@ -139,8 +143,10 @@ async fn invoke_agent_runtime() -> HttpResponse {
 
 async fn next(counts: Data<Counts>) -> HttpResponse {
     counts.asked.fetch_add(1, Ordering::Relaxed);
-    if let Ok(permit) = counts.invocations.acquire().await {
-        permit.forget();
+    counts.another.notify_waiters();
+    tokio::select! {
+        Ok(permit) = counts.invocations.acquire() => permit.forget(),
+        () = counts.another.notified() => return HttpResponse::Gone().finish(),
     }
     let id = Uuid::new_v4().to_string();
     HttpResponse::Ok()
@@ -158,6 +164,12 @@ async fn next(counts: Data<Counts>) -> HttpResponse {
 
 async fn response(counts: Data<Counts>) -> HttpResponse {
     counts.answered.fetch_add(1, Ordering::Relaxed);
+    HttpResponse::Accepted().json(json!({ "status": "OK" }))
+}
+
+/// A function says that it failed; its invocation has no answer then.
+async fn failed(body: String) -> HttpResponse {
+    eprintln!("a function failed: {body}");
     HttpResponse::Accepted().json(json!({ "status": "OK" }))
 }
 

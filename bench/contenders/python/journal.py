@@ -7,7 +7,8 @@ from datetime import datetime, timezone
 import boto3
 from botocore.config import Config
 
-THREADS = 64
+# With more of them it does no more and costs more.
+THREADS = 16
 
 dynamodb = boto3.client("dynamodb", config=Config(max_pool_connections=THREADS))
 table = os.environ["JOURNAL_TABLE_NAME"]
