@@ -4,8 +4,8 @@
 set -eu
 
 echo 'started count' >&3 # becomes TASK_COUNT_STARTED in the journal
-# (Good for a prompt without quotes and backslashes; jq -r .prompt reads any.)
-prompt=$(sed -n 's/.*"prompt" *: *"\([^"]*\)".*/\1/p')
+# Enough for counting words; jq -r .prompt reads JSON whole.
+prompt=$(sed -En 's/.*"prompt" *: *"(([^"\\]|\\.)*)".*/\1/p')
 if [ -z "$prompt" ]; then
   echo 'failed count there is no prompt' >&3
   echo 'the input has no "prompt"' >&2

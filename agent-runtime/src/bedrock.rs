@@ -1,7 +1,6 @@
 //! An agent on Bedrock's Converse API: a model that works on the prompt, with tools, until it has an
 //! answer.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,112 +8,68 @@ use aws_config::BehaviorVersion;
 use aws_sdk_bedrockruntime::Client;
 use aws_sdk_bedrockruntime::error::BuildError;
 use aws_sdk_bedrockruntime::operation::converse::ConverseOutput;
+use aws_sdk_bedrockruntime::operation::converse::builders::ConverseFluentBuilder;
 use aws_sdk_bedrockruntime::types::{
     ContentBlock, ConversationRole, InferenceConfiguration, Message, StopReason,
-    SystemContentBlock, Tool as ToolDefinition, ToolConfiguration, ToolInputSchema,
-    ToolResultBlock, ToolResultContentBlock, ToolResultStatus, ToolSpecification, ToolUseBlock,
+    SystemContentBlock, ToolConfiguration, ToolResultBlock, ToolResultContentBlock,
+    ToolResultStatus, ToolUseBlock,
 };
 use aws_smithy_types::timeout::TimeoutConfig;
-use aws_smithy_types::{Document, Number};
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
-use journal::{SettingError, Step};
-use opentelemetry::trace::{FutureExt as _, Span, SpanKind, TraceContextExt, Tracer};
-use opentelemetry::{KeyValue, global};
-use serde_json::{Value, json};
+use journal::{SettingError, span_attributes};
+use opentelemetry::trace::{FutureExt, SpanKind, TraceContextExt, Tracer};
+use opentelemetry::{Array, KeyValue, StringValue, global};
+use serde_json::Value;
 use tokio::sync::OnceCell;
 
-use crate::{Agent, AgentError, Context, Invocation};
+use crate::tool::{AnyTool, Journal, to_json};
+use crate::{Agent, AgentError, Invocation, Tool};
 
-/// Longest wait for one answer of a model.
+/// Longest wait for one answer of a model, the SDK's retries included.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
-/// Something that a model may call.
+/// Runs a model on the input's `prompt` (or on the input itself, if it has none) through
+/// [Converse], calling tools as the model asks for them. Its last text is the result.
 ///
-/// ```
-/// use agent_runtime::{AgentError, Context, Tool};
+/// ```no_run
+/// use std::process::ExitCode;
+///
+/// use agent_runtime::{AgentError, BedrockAgent, BedrockSettings, Context, Tool};
 /// use serde_json::{Value, json};
 ///
-/// struct Weather;
+/// struct Clock;
 ///
-/// impl Tool for Weather {
+/// impl Tool for Clock {
 ///     fn name(&self) -> &str {
-///         "weather"
+///         "clock"
 ///     }
 ///
 ///     fn description(&self) -> &str {
-///         "Tells the weather in a city"
+///         "Tells the seconds since 1970"
 ///     }
 ///
 ///     fn input_schema(&self) -> Value {
-///         json!({"type": "object", "properties": {"city": {"type": "string"}}})
+///         json!({"type": "object"})
 ///     }
 ///
-///     async fn call(&self, input: Value, _: &Context) -> Result<Value, AgentError> {
-///         let city = input["city"].as_str().ok_or("which city?")?;
-///         Ok(json!(format!("It rains in {city}.")))
+///     async fn call(&self, _: Value, _: &Context) -> Result<Value, AgentError> {
+///         let since = std::time::UNIX_EPOCH.elapsed().map_err(|error| AgentError::other(&error))?;
+///         Ok(json!(since.as_secs()))
+///     }
+/// }
+///
+/// fn main() -> ExitCode {
+///     match BedrockSettings::from_env(|name| std::env::var(name).ok()) {
+///         Ok(settings) => agent_runtime::run(BedrockAgent::new(settings).with_tool(Clock)),
+///         Err(error) => {
+///             eprintln!("{error}");
+///             ExitCode::from(2)
+///         }
 ///     }
 /// }
 /// ```
 ///
-/// The crate brings one, `journal`, which every [`BedrockAgent`]
-/// has: it journals the phases that the model says it works on.
-pub trait Tool: Send + Sync + 'static {
-    /// What the model calls it by: letters, digits, `_` and `-`, 64 at most (Converse's rule).
-    fn name(&self) -> &str;
-
-    /// What it is for, in words that a model understands.
-    fn description(&self) -> &str;
-
-    /// The JSON schema of its input, an object.
-    fn input_schema(&self) -> Value;
-
-    /// Does it. The context is the task's.
-    ///
-    /// # Errors
-    /// The message goes back to the model, which may try something else; the task goes on.
-    fn call(
-        &self,
-        input: Value,
-        context: &Context,
-    ) -> impl Future<Output = Result<Value, AgentError>> + Send;
-}
-
-/// A [`Tool`] of any type.
-trait AnyTool: Send + Sync {
-    fn specification(&self) -> Result<ToolSpecification, BuildError>;
-    fn name(&self) -> &str;
-    fn call<'a>(
-        &'a self,
-        input: Value,
-        context: &'a Context,
-    ) -> BoxFuture<'a, Result<Value, AgentError>>;
-}
-
-impl<T: Tool> AnyTool for T {
-    fn specification(&self) -> Result<ToolSpecification, BuildError> {
-        ToolSpecification::builder()
-            .name(Tool::name(self))
-            .description(self.description())
-            .input_schema(ToolInputSchema::Json(to_document(self.input_schema())))
-            .build()
-    }
-
-    fn name(&self) -> &str {
-        Tool::name(self)
-    }
-
-    fn call<'a>(
-        &'a self,
-        input: Value,
-        context: &'a Context,
-    ) -> BoxFuture<'a, Result<Value, AgentError>> {
-        Tool::call(self, input, context).boxed()
-    }
-}
-
-/// Runs a model on the input's `prompt` (or on the input itself, if it has none) through
-/// [Converse], calling tools as the model asks for them. Its last text is the result.
+/// Tools are called one after the other, for as long as they take; one that panics fails the task.
+/// Every agent has one already, `journal`: the model journals the phases it works on.
 ///
 /// An error of the service fails the task with the type `ClientError` (code and message in the
 /// text), one of the credentials with `CredentialsError`, spent bounds with `TurnsSpent` or
@@ -185,68 +140,68 @@ impl BedrockAgent {
         }
     }
 
-    /// The same with a client of the caller's.
+    /// The same with a client of the caller's (of the crate aws-sdk-bedrockruntime), such as one
+    /// with another region or with a provider of credentials.
     #[must_use]
     pub fn with_client(self, client: Client) -> Self {
         Self { client: Arc::new(OnceCell::new_with(Some(client))), ..self }
     }
 
-    /// The same with one tool more.
+    /// The same with one tool more. No two may have the same name.
     #[must_use]
     pub fn with_tool(mut self, tool: impl Tool) -> Self {
         self.tools.push(Arc::new(tool));
         self
     }
 
+    async fn client(&self) -> &Client {
+        let load = async || {
+            let timeouts = TimeoutConfig::builder().operation_timeout(ANSWER_TIMEOUT).build();
+            let config = aws_config::defaults(BehaviorVersion::latest()).timeout_config(timeouts);
+            Client::new(&config.load().await)
+        };
+        self.client.get_or_init(load).await
+    }
+
+    /// What of a request is the same throughout a task.
+    async fn request(&self) -> Result<ConverseFluentBuilder, BuildError> {
+        let settings = &self.settings;
+        let tools = self.tools.iter().map(|tool| tool.definition()).collect::<Result<_, _>>()?;
+        let bound = i32::try_from(settings.max_answer_tokens).unwrap_or(i32::MAX);
+        let system = settings.system_prompt.clone();
+        let request = self.client().await.converse().model_id(&settings.model_id);
+        Ok(request
+            .set_system(system.map(|text| vec![SystemContentBlock::Text(text)]))
+            .inference_config(InferenceConfiguration::builder().max_tokens(bound).build())
+            .tool_config(ToolConfiguration::builder().set_tools(Some(tools)).build()?))
+    }
+
     /// Asks the model once, as a span of its own:
     /// <https://opentelemetry.io/docs/specs/semconv/gen-ai/aws-bedrock/>.
     async fn converse(
         &self,
-        messages: &[Message],
+        request: ConverseFluentBuilder,
         invocation: &Invocation,
     ) -> Result<ConverseOutput, AgentError> {
-        let load = async || {
-            let timeouts =
-                TimeoutConfig::builder().operation_attempt_timeout(ANSWER_TIMEOUT).build();
-            let config = aws_config::defaults(BehaviorVersion::latest()).timeout_config(timeouts);
-            Client::new(&config.load().await)
-        };
-        let client = self.client.get_or_init(load).await;
-        let settings = &self.settings;
-        let tools: Result<Vec<_>, _> = self.tools.iter().map(|tool| tool.specification()).collect();
-        let tools = tools.map_err(|error| AgentError::other(&error))?;
-        let tools = ToolConfiguration::builder()
-            .set_tools(Some(tools.into_iter().map(ToolDefinition::ToolSpec).collect()))
-            .build()
-            .map_err(|error| AgentError::other(&error))?;
-        let bound = i32::try_from(settings.max_answer_tokens).unwrap_or(i32::MAX);
-        let request = client
-            .converse()
-            .model_id(&settings.model_id)
-            .set_messages(Some(messages.to_vec()))
-            .set_system(
-                settings.system_prompt.clone().map(|text| vec![SystemContentBlock::Text(text)]),
-            )
-            .inference_config(InferenceConfiguration::builder().max_tokens(bound).build())
-            .tool_config(tools);
+        let model = &self.settings.model_id;
         let trace = span(
             invocation,
-            &format!("chat {}", settings.model_id),
+            &format!("chat {model}"),
             SpanKind::Client,
             [
                 KeyValue::new("gen_ai.operation.name", "chat"),
                 KeyValue::new("gen_ai.provider.name", "aws.bedrock"),
-                KeyValue::new("gen_ai.request.model", settings.model_id.clone()),
+                KeyValue::new("gen_ai.request.model", model.clone()),
             ],
         );
         let answer = request.send().with_context(trace.clone()).await.map_err(AgentError::from);
         let span = trace.span();
         match &answer {
             Ok(output) => {
-                span.set_attribute(KeyValue::new(
-                    "gen_ai.response.finish_reasons",
-                    output.stop_reason().as_str().to_owned(),
-                ));
+                let reason = StringValue::from(output.stop_reason().as_str().to_owned());
+                let reasons = Array::String(vec![reason]);
+                let reasons = opentelemetry::Value::Array(reasons);
+                span.set_attribute(KeyValue::new("gen_ai.response.finish_reasons", reasons));
                 if let Some(usage) = output.usage() {
                     let tokens = [
                         ("gen_ai.usage.input_tokens", usage.input_tokens()),
@@ -312,76 +267,60 @@ impl Agent for BedrockAgent {
     async fn run(&self, invocation: Invocation) -> Result<Value, AgentError> {
         let prompt = invocation.input.get("prompt").unwrap_or(&invocation.input);
         let prompt = prompt.as_str().map_or_else(|| prompt.to_string(), str::to_owned);
+        if prompt.trim().is_empty() {
+            return Err("the prompt is empty".into());
+        }
+        let request = self.request().await.map_err(|error| AgentError::other(&error))?;
         let mut messages = vec![message(ConversationRole::User, vec![ContentBlock::Text(prompt)])?];
-        let mut tokens = 0;
-        for _ in 0..self.settings.max_turns {
-            let output = self.converse(&messages, &invocation).await?;
-            tokens += output.usage().map_or(0, |usage| usage.total_tokens().unsigned_abs());
+        let (mut tokens, mut turn) = (0i32, 0);
+        loop {
+            turn += 1;
+            let request = request.clone().set_messages(Some(messages.clone()));
+            let output = self.converse(request, &invocation).await?;
+            tokens = tokens.saturating_add(output.usage().map_or(0, |usage| {
+                usage.total_tokens().max(usage.input_tokens().saturating_add(usage.output_tokens()))
+            }));
             let reason = output.stop_reason().clone();
             let answer = output.output.and_then(|output| output.as_message().ok().cloned());
-            let content = answer.map(|answer| answer.content).unwrap_or_default();
+            let Some(Message { mut content, .. }) = answer else {
+                return Err(AgentError::new("no_answer", "the model's answer has no message"));
+            };
+            // Bedrock takes neither back: a blank text, as a model may have beside a call, and what
+            // this SDK does not know.
+            content.retain(|block| {
+                !block.as_text().is_ok_and(|text| text.trim().is_empty()) && !block.is_unknown()
+            });
+            let calls = Vec::from_iter(content.iter().filter_map(|block| block.as_tool_use().ok()));
             match reason {
-                StopReason::EndTurn | StopReason::StopSequence => {
+                StopReason::EndTurn | StopReason::StopSequence if calls.is_empty() => {
                     return Ok(Value::String(text(&content)));
                 }
-                StopReason::ToolUse => {}
+                StopReason::EndTurn | StopReason::StopSequence | StopReason::ToolUse => {}
                 reason => {
                     let error = format!("the model stopped: {reason}. {}", text(&content));
                     return Err(AgentError::new(reason.as_str(), error.trim_end()));
                 }
             }
-            if tokens >= self.settings.max_tokens {
+            if calls.is_empty() {
+                let error = "the model asked for a tool and named none";
+                return Err(AgentError::new("malformed_tool_use", error));
+            }
+            if turn >= self.settings.max_turns {
+                let error = format!("the model has no answer after {turn} turns (MAX_TURNS)");
+                return Err(AgentError::new("TurnsSpent", error));
+            }
+            if tokens.unsigned_abs() >= self.settings.max_tokens {
                 let error =
                     format!("the task has used {tokens} tokens and has no answer (MAX_TOKENS)");
                 return Err(AgentError::new("TokensSpent", error));
             }
             let mut results = Vec::new();
-            for request in content.iter().filter_map(|block| block.as_tool_use().ok()) {
-                results.push(self.call(request, &invocation).await?);
-            }
-            if results.is_empty() {
-                let error = "the model asked for a tool and named none";
-                return Err(AgentError::new("malformed_tool_use", error));
+            for call in calls {
+                results.push(self.call(call, &invocation).await?);
             }
             messages.push(message(ConversationRole::Assistant, content)?);
             messages.push(message(ConversationRole::User, results)?);
         }
-        let turns = self.settings.max_turns;
-        let error = format!("the model has no answer after {turns} turns (MAX_TURNS)");
-        Err(AgentError::new("TurnsSpent", error))
-    }
-}
-
-/// The tool by which a model says what it is at.
-struct Journal;
-
-impl Tool for Journal {
-    fn name(&self) -> &str {
-        "journal"
-    }
-
-    fn description(&self) -> &str {
-        "Records in the session's journal that a phase of your work begins, is completed or has \
-         failed, so that people can follow it. Call it when a phase begins and when it ends."
-    }
-
-    fn input_schema(&self) -> Value {
-        json!({
-            "type": "object",
-            "properties": {
-                "phase": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,50}$"},
-                "step": {"type": "string", "enum": ["started", "completed", "failed"]},
-                "text": {"type": "string", "description": "what people should know of it"}
-            },
-            "required": ["phase", "step"]
-        })
-    }
-
-    async fn call(&self, input: Value, context: &Context) -> Result<Value, AgentError> {
-        let field = |name: &str| input.get(name).and_then(Value::as_str).unwrap_or_default();
-        let step: Step = field("step").parse().map_err(|error| AgentError::other(&error))?;
-        context.progress(field("phase"), step, field("text"))?;
-        Ok(json!({"journaled": true}))
     }
 }
 
@@ -393,12 +332,9 @@ fn span<const N: usize>(
     attributes: [KeyValue; N],
 ) -> opentelemetry::Context {
     let tracer = global::tracer("agent-runtime");
-    let builder = tracer.span_builder(name.to_owned()).with_kind(kind).with_attributes(attributes);
-    let mut span = builder.start(&tracer);
-    span.set_attributes([
-        KeyValue::new("session.id", invocation.session_id.to_string()),
-        KeyValue::new("journal.invocation_id", invocation.invocation_id.clone()),
-    ]);
+    let ids = span_attributes(&invocation.session_id, &invocation.invocation_id);
+    let builder = tracer.span_builder(name.to_owned()).with_kind(kind);
+    let span = builder.with_attributes(attributes.into_iter().chain(ids)).start(&tracer);
     opentelemetry::Context::current_with_span(span)
 }
 
@@ -411,37 +347,4 @@ fn message(role: ConversationRole, content: Vec<ContentBlock>) -> Result<Message
 fn text(content: &[ContentBlock]) -> String {
     let texts = content.iter().filter_map(|block| block.as_text().ok());
     Vec::from_iter(texts.map(String::as_str)).join("\n")
-}
-
-fn to_document(value: Value) -> Document {
-    match value {
-        Value::Null => Document::Null,
-        Value::Bool(value) => Document::Bool(value),
-        Value::Number(number) => Document::Number(match (number.as_u64(), number.as_i64()) {
-            (Some(number), _) => Number::PosInt(number),
-            (None, Some(number)) => Number::NegInt(number),
-            (None, None) => Number::Float(number.as_f64().unwrap_or_default()),
-        }),
-        Value::String(text) => Document::String(text),
-        Value::Array(items) => Document::Array(items.into_iter().map(to_document).collect()),
-        Value::Object(fields) => {
-            let fields = fields.into_iter().map(|(name, value)| (name, to_document(value)));
-            Document::Object(HashMap::from_iter(fields))
-        }
-    }
-}
-
-fn to_json(document: &Document) -> Value {
-    match document {
-        Document::Null => Value::Null,
-        Document::Bool(value) => Value::Bool(*value),
-        Document::Number(Number::PosInt(number)) => (*number).into(),
-        Document::Number(Number::NegInt(number)) => (*number).into(),
-        Document::Number(Number::Float(number)) => (*number).into(),
-        Document::String(text) => Value::String(text.clone()),
-        Document::Array(items) => items.iter().map(to_json).collect(),
-        Document::Object(fields) => {
-            fields.iter().map(|(name, value)| (name.clone(), to_json(value))).collect()
-        }
-    }
 }

@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
@@ -29,20 +30,24 @@ const STDERR_TAIL_BYTES: usize = 4 * 1024;
 /// The file descriptor on which a command says how far it is.
 const PROGRESS_FD: i32 = 3;
 
-/// How much of a line that is no progress is logged.
-const MAX_QUOTED_BYTES: usize = 200;
 /// The variable that names it.
 pub(crate) const PROGRESS_FD_VARIABLE: &str = "PROGRESS_FD";
 
+/// How much of a line that is no progress is logged.
+const MAX_QUOTED_BYTES: usize = 200;
+
 /// How long a command's own background processes may hold its output open after it has exited.
 const OUTPUT_GRACE: Duration = Duration::from_secs(1);
+
+/// How long what outlives even that, outside of its process group, is listened to.
+const LEFTOVER_GRACE: Duration = Duration::from_millis(250);
 
 /// Runs a command for each invocation: the input as JSON on stdin, `SESSION_ID` and the rest of the
 /// invocation's environment on top of the container's own, stdout as the result (JSON if it parses,
 /// else text), each line of stderr as a log line, each line on file descriptor 3 (which `PROGRESS_FD`
 /// names, too) as progress: `started PHASE`, `completed PHASE` or `failed PHASE`, and a text if there
-/// is one (see [`Context`]). An exit code other than 0, or a signal, is a
-/// failure with the tail of stderr.
+/// is one (see [`Context`]). An exit code other than 0, or a signal, is a failure with the tail of
+/// stderr, and of the type that a line `error TYPE` on that descriptor gave.
 ///
 /// The command leads a process group, which is killed when the command has exited or the task is
 /// aborted.
@@ -58,8 +63,8 @@ impl CommandAgent {
     /// # Errors
     /// If it is missing, empty, or its quotes do not match.
     pub fn from_env(env: impl Fn(&str) -> Option<String>) -> Result<Self, SettingError> {
-        const EXPECTED: &str =
-            "it must be the command to run for each invocation, with matching quotes";
+        const EXPECTED: &str = "it must be the command to run for each invocation, with matching quotes (or else \
+             MODEL_ID must name a model of Bedrock)";
         journal::settings::required(env, "AGENT_COMMAND", EXPECTED, |command| {
             let mut words = shell_words::split(command).ok()?.into_iter();
             Some(Self { program: words.next()?, arguments: words.collect() })
@@ -74,6 +79,12 @@ impl Agent for CommandAgent {
         let mut command = Command::new(&self.program);
         command
             .args(&self.arguments)
+            // The container's own, which would belong to no trace or to another one.
+            .env_remove("TRACEPARENT")
+            .env_remove("TRACESTATE")
+            .env_remove("BAGGAGE")
+            // Of a command that is an agent-runtime itself, this would be its agent, without end.
+            .env_remove("AGENT_COMMAND")
             .envs(&invocation.environment)
             .env(PROGRESS_FD_VARIABLE, PROGRESS_FD.to_string())
             .stdin(Stdio::piped())
@@ -108,18 +119,21 @@ impl Agent for CommandAgent {
         }
         // Kills what the command left behind, and so closes that end of the pipes.
         drop(group);
+        let deadline = Instant::now() + LEFTOVER_GRACE;
         if read.is_none() {
-            read = tokio::time::timeout(OUTPUT_GRACE, &mut output).await.ok();
+            read = tokio::time::timeout_at(deadline, &mut output).await.ok();
         }
         let ((), stdout, stderr) =
             read.ok_or("a process outside the command's process group holds its output open")?;
-        let _ = tokio::time::timeout(OUTPUT_GRACE, progress).await;
+        let progress = tokio::time::timeout_at(deadline, progress).await;
         if status.success() {
             let text = String::from_utf8_lossy(&stdout);
             return Ok(serde_json::from_str(&text)
                 .unwrap_or_else(|_| Value::from(text.trim_end_matches('\n'))));
         }
-        Err(failure(status, &stderr))
+        let AgentError { error_type, message } = failure(status, &stderr);
+        let said = progress.ok().and_then(Result::ok).flatten();
+        Err(AgentError::new(said.unwrap_or(error_type), message))
     }
 }
 
@@ -176,15 +190,19 @@ async fn read_stderr(stderr: Option<impl AsyncRead + Unpin>) -> VecDeque<String>
     lines
 }
 
-/// Hands the command's progress on. Lines that say something else are counted and logged once.
-async fn read_progress(lines: impl AsyncRead + Unpin, context: Context) {
+/// Hands the command's progress on, to the end, and gives the type of its failure if it names one.
+/// Lines that say something else are counted and logged once.
+async fn read_progress(lines: impl AsyncRead + Unpin, context: Context) -> Option<String> {
     let mut lines = BufReader::new(lines);
     let (mut line, mut begins, mut invalid) = (Vec::new(), true, 0);
+    let mut error_type = None;
     while (&mut lines).take(MAX_LINE_BYTES).read_until(b'\n', &mut line).await.is_ok_and(|n| n > 0)
     {
         // The rest of a line that is longer says nothing new.
         let text = String::from_utf8_lossy(&line);
-        if begins && let Err(rule) = progress(text.trim(), &context) {
+        if begins && let Some(said) = text.trim().strip_prefix("error ") {
+            error_type = Some(said.trim().to_owned());
+        } else if begins && let Err(rule) = progress(text.trim(), &context) {
             if invalid == 0 {
                 let said = truncate(text.trim(), MAX_QUOTED_BYTES);
                 tracing::warn!("not a line of progress: {rule}: {said:?}");
@@ -197,6 +215,7 @@ async fn read_progress(lines: impl AsyncRead + Unpin, context: Context) {
     if invalid > 1 {
         tracing::warn!("{invalid} lines were no progress");
     }
+    error_type
 }
 
 /// `started PHASE`, `completed PHASE` or `failed PHASE`, with a text behind it if there is one.

@@ -1,11 +1,12 @@
 //! What an agent may do besides returning: run further tasks, and say how far it is.
 
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use journal::{Draft, InvalidPhase, SessionJournal, Status, Step, Timestamp};
+use futures_util::{StreamExt, stream};
+use journal::{Draft, InvalidPhase, Reserved, SessionJournal, Status, Step, Timestamp};
 use opentelemetry::context::FutureExt;
 use tokio::sync::mpsc::{self, Receiver};
 use tokio::task::{JoinError, JoinSet};
@@ -14,6 +15,9 @@ use tracing::Instrument;
 
 /// Progress events that one task may write.
 pub const MAX_PROGRESS_EVENTS: usize = 1_000;
+
+/// Progress events of one task that are written at a time.
+const AT_A_TIME: usize = 8;
 
 /// How long one of them is tried.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -98,9 +102,7 @@ impl Context {
 
     pub(crate) fn progress(&self, phase: &str, step: Step, text: &str) -> Result<(), InvalidPhase> {
         Status::phase(phase, step)?;
-        if self.progress.said.fetch_add(1, Ordering::Relaxed) < MAX_PROGRESS_EVENTS
-            && let Some(sink) = &mut *self.progress.sink()
-        {
+        if let Some(sink) = &mut *self.progress.sink() {
             sink(phase, step, text);
         }
         Ok(())
@@ -131,16 +133,19 @@ impl Context {
         std::mem::take(&mut self.children.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Begins to take progress, which `journal` then gets behind `after`.
+    /// Begins to take progress, which `journal` then gets behind `after`, at the time it is said.
     pub(crate) fn open(&self, journal: SessionJournal, after: Timestamp) -> Writer {
-        let (queue, drafts) = mpsc::channel(MAX_PROGRESS_EVENTS);
+        let (queue, events) = mpsc::channel(MAX_PROGRESS_EVENTS);
+        let writer = write(events, journal.clone(), Arc::clone(&self.progress));
+        let progress = Arc::clone(&self.progress);
         *self.progress.sink() = Some(Box::new(move |phase, step, text| {
-            if let Ok(draft) = Draft::progress(phase, step, text) {
+            if progress.said.fetch_add(1, Ordering::Relaxed) < MAX_PROGRESS_EVENTS
+                && let Ok(draft) = Draft::progress(phase, step, text)
+            {
                 // There is room for all of them.
-                let _ = queue.try_send(draft);
+                let _ = queue.try_send(journal.reserve(draft, Some(after)));
             }
         }));
-        let writer = write(drafts, journal, after, Arc::clone(&self.progress));
         let writer = tokio::spawn(writer.in_current_span());
         Writer { progress: Arc::clone(&self.progress), writer: AbortOnDropHandle::new(writer) }
     }
@@ -165,7 +170,7 @@ impl Writer {
         *self.progress.sink() = None;
         if tokio::time::timeout(GRACE, &mut self.writer).await.is_err() {
             self.writer.abort();
-            // Until it has stopped, it could give an event a time behind the task's end.
+            // Until it has stopped, a collision could move an event behind the task's end.
             let _ = (&mut self.writer).await;
         }
         let [said, written] = [&self.progress.said, &self.progress.written]
@@ -184,20 +189,17 @@ impl Writer {
     }
 }
 
-/// Writes one event after the other, until no more can come.
-async fn write(
-    mut drafts: Receiver<Draft>,
-    journal: SessionJournal,
-    after: Timestamp,
-    progress: Arc<Progress>,
-) {
-    while let Some(draft) = drafts.recv().await {
-        match journal.append(draft, Some(after), DEADLINE).await {
-            Ok(_) => drop(progress.written.fetch_add(1, Ordering::Relaxed)),
-            Err(error) => {
-                let error = journal::display_chain(&error);
-                tracing::warn!("a progress event is not in the journal: {error}");
-            }
+/// Writes events, which have their order already, until no more can come.
+async fn write(mut events: Receiver<Reserved>, journal: SessionJournal, progress: Arc<Progress>) {
+    let told = AtomicBool::new(false);
+    let write = async |event| match journal.append_reserved(event, DEADLINE).await {
+        Ok(_) => drop(progress.written.fetch_add(1, Ordering::Relaxed)),
+        // Of more than one, their number is told at the end.
+        Err(error) if !told.swap(true, Ordering::Relaxed) => {
+            let error = journal::display_chain(&error);
+            tracing::warn!("a progress event is not in the journal: {error}");
         }
-    }
+        Err(_) => {}
+    };
+    stream::poll_fn(|cx| events.poll_recv(cx)).for_each_concurrent(AT_A_TIME, write).await;
 }

@@ -15,7 +15,9 @@ use actix_web::http::header::{HeaderMap, HeaderValue};
 use actix_web::web::{Bytes, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use futures_util::future::{BoxFuture, Shared};
-use journal::{Draft, Journal, SessionId, SessionJournal, Source, Status, TraceParent};
+use journal::{
+    Draft, Journal, SessionId, SessionJournal, Source, Status, TraceParent, span_attributes,
+};
 use opentelemetry::trace::{SpanKind, SpanRef, TraceContextExt, Tracer};
 use opentelemetry::{Context, KeyValue, global};
 use serde_json::json;
@@ -110,6 +112,7 @@ impl Entrypoint {
             let (session_id, invocation_id) = match (&request, &caller.session_id) {
                 (Ok(request), _) => (request.session_id.clone(), request.invocation_id.clone()),
                 (Err(_), Some(header)) => (header.clone(), caller.request_id.clone()),
+                // Nobody knows whose journal it would be.
                 (Err(_), None) => return Ok(request.map(|_| Bytes::new())),
             };
             let (tasks, runtime) = (entrypoint.tasks.clone(), entrypoint.runtime.clone());
@@ -120,7 +123,7 @@ impl Entrypoint {
                 let journal = entrypoint.journal.clone().await;
                 let journal = journal.session(session_id, invocation_id, Source::Agent);
                 let journal = journal.in_trace(trace.clone());
-                let started = entrypoint.start(journal, request, caller.baggage, &trace);
+                let started = entrypoint.start(journal, request, caller.baggage);
                 let answer = started.instrument(logs).await;
                 end_span(&trace.span(), &answer);
                 answer
@@ -160,7 +163,6 @@ impl Entrypoint {
         journal: SessionJournal,
         request: Result<Request, Refusal>,
         baggage: Option<String>,
-        trace: &Context,
     ) -> Result<Bytes, Refusal> {
         let after = request.as_ref().ok().and_then(|request| request.after);
         let draft = Draft::new(Status::AgentEntrypointStarted);
@@ -184,8 +186,7 @@ impl Entrypoint {
                     environment,
                     context: crate::Context::default(),
                 };
-                let (journal, trace) = (journal.clone(), trace.clone());
-                let start = Start { journal, invocation, after, trace };
+                let start = Start { journal: journal.clone(), invocation, after };
                 match self.supervisor.send(start).await {
                     Ok(answer) => answer.map_err(Refusal::from),
                     Err(error) => Err(Refusal::internal(
@@ -254,22 +255,24 @@ impl Caller {
     ) -> Context {
         let (tracer, parent) =
             (global::tracer("agent-runtime"), parent.map(TraceParent::context).unwrap_or_default());
+        let request = [
+            KeyValue::new("http.request.method", "POST"),
+            KeyValue::new("http.route", "/invocations"),
+            KeyValue::new("aws.request_id", self.request_id.clone()),
+        ];
+        let ids = span_attributes(session_id, invocation_id);
         let span = tracer
             .span_builder("POST /invocations")
             .with_kind(SpanKind::Server)
             .with_start_time(self.received)
-            .with_attributes([
-                KeyValue::new("http.request.method", "POST"),
-                KeyValue::new("http.route", "/invocations"),
-                KeyValue::new("aws.request_id", self.request_id.clone()),
-                KeyValue::new("session.id", session_id.to_string()),
-                KeyValue::new("journal.invocation_id", invocation_id.to_owned()),
-            ])
+            .with_attributes(request.into_iter().chain(ids))
             .start_with_context(&tracer, &parent);
         parent.with_span(span)
     }
 }
 
+/// A refusal is an error of the span also where HTTP alone would call it the caller's (4xx): it is
+/// one of the journal, and either has to tell of it.
 fn end_span(span: &SpanRef<'_>, answer: &Result<Bytes, Refusal>) {
     let status = match answer {
         Ok(_) => StatusCode::OK,

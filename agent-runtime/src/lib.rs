@@ -5,13 +5,6 @@
 //! It keeps no state besides the journal's: what a killed container was doing is known from the
 //! events that are missing.
 //!
-//! A request goes this way, one module each:
-//!
-//! `entrypoint` (journals the request, answers at once) → `request` (what the body means) →
-//! `supervisor` (an actor: each invocation once) → `worker` (an actor: the agent's abort) beside
-//! `task` (a plain task that guards the agent and writes its one terminal event, whose content
-//! `outcome` decides). `health` answers `/ping`; `server` and `run` are the process around it.
-//!
 //! # An agent of your own
 //!
 //! Implement [`Agent`] and call [`run`]: that is a container's whole program.
@@ -40,8 +33,19 @@
 //!   [further tasks](Context::spawn) to it.
 //! - [`CommandAgent`] runs a program in any language, [`BedrockAgent`] a model of Bedrock with
 //!   [tools](Tool); the binary of this crate is [`run_from_env`], which takes one of the two.
+//! - The program's allocator is mimalloc. One that has its own turns the feature `mimalloc` off:
+//!   `default-features = false`.
 //! - [`Settings`] are the environment variables. [`serve`] is the same without a process around it,
 //!   for a program that has a listener and a journal already, such as a test.
+//!
+//! # How it works
+//!
+//! A request goes this way, one module each:
+//!
+//! `entrypoint` (journals the request, answers at once) → `request` (what the body means) →
+//! `supervisor` (an actor: each invocation once) → `worker` (an actor: the agent's abort) beside
+//! `task` (a plain task that guards the agent and writes its one terminal event, whose content
+//! `outcome` decides). `health` answers `/ping`; `server` and `run` are the process around it.
 
 mod agent;
 mod bedrock;
@@ -57,13 +61,16 @@ mod server;
 mod settings;
 mod supervisor;
 mod task;
+mod tool;
 mod worker;
 
 pub use agent::{Agent, AgentError, Invocation};
-pub use bedrock::{BedrockAgent, BedrockSettings, Tool};
+pub use bedrock::{BedrockAgent, BedrockSettings};
 pub use command::CommandAgent;
 pub use context::{Context, MAX_PROGRESS_EVENTS};
 pub use entrypoint::{REQUEST_HEADER, SESSION_HEADER};
+pub use journal::{InvalidPhase, SessionId, SettingError};
 pub use run::{run, run_from_env};
 pub use server::serve;
 pub use settings::Settings;
+pub use tool::Tool;

@@ -2,10 +2,12 @@
 //! is made to be a container's: input on stdin, result on stdout, progress on a file descriptor.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use journal::Step;
+use nix::unistd::{dup, dup2_stdout};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
@@ -15,39 +17,46 @@ use crate::{Agent, AgentError, Context, Invocation};
 
 /// Whether another agent-runtime has started this process.
 pub(crate) fn is_command() -> bool {
-    std::env::var_os(PROGRESS_FD_VARIABLE).is_some()
+    [PROGRESS_FD_VARIABLE, "INVOCATION_ID"].iter().all(|name| std::env::var_os(name).is_some())
 }
 
-/// Runs the agent on stdin's input. An error is its message on stderr and exit code 1.
+/// Runs the agent on stdin's input. An error is its message on stderr, its type as a line of the
+/// progress, and exit code 1.
 pub(crate) fn run_once(agent: impl Agent) -> ExitCode {
-    let result = run(agent).and_then(|result| Ok(writeln!(std::io::stdout(), "{result}")?));
-    match result {
+    // Stderr is the error's message, in which a backtrace would hide the rest.
+    std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
+    let path = format!("/dev/fd/{}", variable(PROGRESS_FD_VARIABLE));
+    let progress = Arc::new(File::options().write(true).open(path).ok());
+    let say = move |line: &str| {
+        // One line, whatever it says; and nobody may be listening any more.
+        let line = format!("{}\n", line.replace('\n', " "));
+        let _ = (*progress).as_ref().map(|mut progress| progress.write_all(line.as_bytes()));
+    };
+    match run(agent, say.clone()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            say(&format!("error {}", error.error_type));
             eprintln!("{}", error.message);
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(agent: impl Agent) -> Result<Value, AgentError> {
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_default()
+}
+
+fn run(agent: impl Agent, say: impl Fn(&str) + Send + 'static) -> Result<(), AgentError> {
+    // What the agent prints is not its result.
+    let mut stdout = File::from(dup(std::io::stdout()).map_err(std::io::Error::from)?);
+    dup2_stdout(std::io::stderr()).map_err(std::io::Error::from)?;
     let mut input = Vec::new();
     std::io::stdin().read_to_end(&mut input)?;
-    let variable = |name: &str| std::env::var(name).unwrap_or_default();
     let names = ["SESSION_ID", "INVOCATION_ID", "TRACEPARENT", "TRACESTATE", "BAGGAGE"];
     let set =
         names.into_iter().filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)));
-    let path = format!("/dev/fd/{}", variable(PROGRESS_FD_VARIABLE));
-    let mut progress = std::fs::File::options().write(true).open(path)?;
     let context = Context::saying(move |phase, step, text| {
-        let step = match step {
-            Step::Started => "started",
-            Step::Completed => "completed",
-            Step::Failed => "failed",
-        };
-        // One line, whatever the text is; and nobody may be listening any more.
-        let text = text.replace('\n', " ");
-        let _ = progress.write_all(format!("{step} {phase} {text}\n").as_bytes());
+        say(&format!("{} {phase} {text}", step.as_str()));
     });
     let invocation = Invocation {
         session_id: variable("SESSION_ID").parse().map_err(|error| AgentError::other(&error))?,
@@ -56,9 +65,14 @@ fn run(agent: impl Agent) -> Result<Value, AgentError> {
         environment: BTreeMap::from_iter(set),
         context: context.clone(),
     };
-    Runtime::new()?.block_on(async {
-        let result = agent.run(invocation).await?;
+    let runtime = Runtime::new()?;
+    let result: Result<Value, AgentError> = runtime.block_on(async {
+        let agent = tokio::spawn(async move { agent.run(invocation).await });
+        let result = agent.await.map_err(not_joined)??;
         context.join_children().await.map_err(not_joined)?;
         Ok(result)
-    })
+    });
+    // As in a container, the end does not wait for what the agent has left behind.
+    runtime.shutdown_background();
+    Ok(writeln!(stdout, "{}", result?)?)
 }

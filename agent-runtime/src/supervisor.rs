@@ -58,12 +58,11 @@ pub(crate) struct Supervisor {
 /// Starts a task unless the same invocation was started before; either way the answer is that of
 /// the first call, byte for byte.
 pub(crate) struct Start {
+    /// In the trace of this call.
     pub journal: SessionJournal,
     pub invocation: Invocation,
     /// AGENT_ENTRYPOINT_STARTED of this call.
     pub after: Timestamp,
-    /// The context of this call's span.
-    pub trace: opentelemetry::Context,
 }
 
 impl Message for Start {
@@ -117,7 +116,6 @@ impl Supervisor {
             agent: Arc::clone(&self.agent),
             agents: self.agents.clone(),
             after: start.after,
-            trace: start.trace,
             metrics: self.metrics.clone(),
             abort: abort.clone(),
             give_up: self.give_up.clone(),

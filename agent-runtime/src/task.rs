@@ -4,7 +4,11 @@
 
 use std::time::Duration;
 
-use journal::{AppendError, Draft, SessionJournal, Status, Timestamp, TraceParent, display_chain};
+use journal::text::{MAX_ID_BYTES, truncate};
+use journal::{
+    AppendError, Draft, SessionJournal, Status, Timestamp, TraceParent, display_chain,
+    span_attributes,
+};
 use opentelemetry::KeyValue;
 use opentelemetry::context::FutureExt;
 use opentelemetry::global::{self, BoxedSpan};
@@ -28,6 +32,7 @@ const STARTED_DEADLINE: Duration = Duration::from_secs(10);
 const ABORT_GRACE: Duration = Duration::from_millis(500);
 
 pub(crate) struct Task {
+    /// In the trace of the request, and from [`Task::run`] on in the task's.
     pub journal: SessionJournal,
     pub agent: AnyAgent,
     /// The runtime on which agents run, apart from the journal's: an agent that blocks its thread
@@ -40,8 +45,6 @@ pub(crate) struct Task {
     /// Cancelled when the process is about to exit: log the event instead of writing it.
     pub give_up: CancellationToken,
     pub busy: Busy,
-    /// The context of the request's span.
-    pub trace: opentelemetry::Context,
     pub metrics: Metrics,
 }
 
@@ -77,7 +80,10 @@ impl Metrics {
                 1,
                 &[
                     KeyValue::new("outcome", "failed"),
-                    KeyValue::new("error.type", error.error_type.clone()),
+                    KeyValue::new(
+                        "error.type",
+                        truncate(&error.error_type, MAX_ID_BYTES).to_owned(),
+                    ),
                 ],
             ),
         }
@@ -91,26 +97,25 @@ impl Task {
         invocation: Invocation,
         started: oneshot::Sender<Result<Timestamp, AppendError>>,
     ) {
-        self.trace = self.trace.with_span(self.span());
-        self.journal = self.journal.in_trace(self.trace.clone());
-        let (session_id, invocation_id) = (&invocation.session_id, &invocation.invocation_id);
-        let logs = telemetry::log_span(session_id, invocation_id, &self.trace);
+        let trace = self.journal.trace().with_span(self.span());
+        let logs = telemetry::log_span(&invocation.session_id, &invocation.invocation_id, &trace);
+        self.journal = self.journal.in_trace(trace);
         self.run_in_span(invocation, started).instrument(logs).await;
     }
 
     /// The task's span: <https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-agent-spans/>.
     fn span(&self) -> BoxedSpan {
-        let session_id = self.journal.session_id().to_string();
+        let session_id = self.journal.session_id();
         let tracer = global::tracer("agent-runtime");
+        let agent = [
+            KeyValue::new("gen_ai.operation.name", "invoke_agent"),
+            KeyValue::new("gen_ai.conversation.id", session_id.to_string()),
+        ];
+        let ids = span_attributes(session_id, self.journal.invocation_id());
         tracer
             .span_builder("invoke_agent")
-            .with_attributes([
-                KeyValue::new("gen_ai.operation.name", "invoke_agent"),
-                KeyValue::new("gen_ai.conversation.id", session_id.clone()),
-                KeyValue::new("session.id", session_id),
-                KeyValue::new("journal.invocation_id", self.journal.invocation_id().to_owned()),
-            ])
-            .start_with_context(&tracer, &self.trace)
+            .with_attributes(agent.into_iter().chain(ids))
+            .start_with_context(&tracer, self.journal.trace())
     }
 
     async fn run_in_span(
@@ -118,8 +123,8 @@ impl Task {
         mut invocation: Invocation,
         started: oneshot::Sender<Result<Timestamp, AppendError>>,
     ) {
-        let span = self.trace.span();
-        if let Some(parent) = TraceParent::of(&self.trace) {
+        let span = self.journal.trace().span();
+        if let Some(parent) = TraceParent::of(self.journal.trace()) {
             let state = Some(parent.state()).filter(|state| !state.is_empty());
             let variables = [("TRACEPARENT", Some(parent.to_string())), ("TRACESTATE", state)];
             invocation.environment.extend(
@@ -151,7 +156,8 @@ impl Task {
 
     async fn outcome(&self, invocation: Invocation) -> Outcome {
         let context = invocation.context.clone();
-        let agent = (self.agent)(invocation).with_context(self.trace.clone()).in_current_span();
+        let agent =
+            (self.agent)(invocation).with_context(self.journal.trace().clone()).in_current_span();
         let mut agent = self.agents.spawn(agent);
         let abort = agent.abort_handle();
         let work = async {

@@ -9,7 +9,8 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::time::TimeValLike;
-use nix::unistd::{Pid, SysconfVar, sysconf};
+use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -58,7 +59,9 @@ impl Spec {
         let (program, arguments) = self.command.split_first().context("no program")?;
         let mut command = Command::new(program);
         // What the user has set must not count, and must not be reached.
-        command.env_remove("RUST_LOG").env_remove("OTEL_EXPORTER_OTLP_ENDPOINT");
+        command
+            .env_clear()
+            .envs(["PATH", "HOME"].map(|name| (name, std::env::var_os(name).unwrap_or_default())));
         command.args(arguments).envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).kill_on_drop(true);
         Ok(command)
@@ -105,11 +108,27 @@ async fn pings(port: u16) -> bool {
     ask.await.unwrap_or(false)
 }
 
+/// How long `/ping` takes, asked a hundred times a second until `done`. A time runs from when the
+/// question was due, so that one that is not answered makes those behind it late, too.
+pub async fn ping_times(port: u16, done: impl Future<Output = ()>) -> Result<Vec<Duration>> {
+    tokio::pin!(done);
+    let (mut times, mut due) = (Vec::new(), tokio::time::interval(Duration::from_millis(10)));
+    loop {
+        tokio::select! {
+            () = &mut done => return Ok(times),
+            due = due.tick() => {
+                ensure!(pings(port).await, "/ping was not answered with 200");
+                times.push(due.elapsed());
+            }
+        }
+    }
+}
+
 pub struct Contender {
     pub name: &'static str,
     process: Child,
     id: i32,
-    port: u16,
+    pub port: u16,
 }
 
 impl Contender {
@@ -127,13 +146,7 @@ impl Contender {
 
     /// The processor time of all its threads so far.
     pub fn processor_time(&self) -> Result<Duration> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id))?;
-        // The second field, its name, may hold spaces; the 14th and 15th are ticks.
-        let fields = stat.rsplit_once(") ").context("not a stat")?.1;
-        let ticks: u64 =
-            fields.split(' ').skip(11).take(2).map(str::parse::<u64>).sum::<Result<_, _>>()?;
-        let per_second = sysconf(SysconfVar::CLK_TCK)?.context("no clock tick")?;
-        Ok(Duration::from_secs_f64(ticks as f64 / per_second as f64))
+        Ok(clock_gettime(clock_getcpuclockid(Pid::from_raw(self.id))?)?.into())
     }
 
     /// Its resident memory in bytes.
@@ -170,38 +183,23 @@ pub fn bodies(until: Option<u64>) -> String {
     (0..BODIES).map(body).collect()
 }
 
-/// Requests to one URL.
+/// Invocations with bodies of a file, some of them at a time.
 pub struct Load<'a> {
     pub oha: &'a Path,
-    /// Arguments besides the URL and the output.
-    pub arguments: Vec<String>,
+    pub bodies: &'a Path,
+    pub number: usize,
+    pub concurrency: usize,
 }
 
-impl<'a> Load<'a> {
-    /// `number` invocations with bodies of the file, `concurrency` at a time.
-    pub fn invocations(oha: &'a Path, bodies: &Path, number: usize, concurrency: usize) -> Self {
-        let bodies = bodies.display().to_string();
-        let (number, concurrency) = (number.to_string(), concurrency.to_string());
-        let arguments = [
-            "-n",
-            &number,
-            "-c",
-            &concurrency,
-            "-m",
-            "POST",
-            "-T",
-            "application/json",
-            "-Z",
-            &bodies,
-        ];
-        Self { oha, arguments: arguments.map(str::to_owned).to_vec() }
-    }
-
-    /// Sends them; fails unless every one is answered with 200.
-    pub async fn on(&self, url: &str) -> Result<Report> {
+impl Load<'_> {
+    /// Sends them, and gives the median of the latencies; fails unless every one is answered with
+    /// 200.
+    pub async fn on(&self, url: &str) -> Result<Duration> {
         let mut command = Command::new(self.oha);
         command.args(["--no-tui", "--output-format", "json", "--disable-compression"]);
-        let output = command.args(&self.arguments).arg(url).kill_on_drop(true).output().await?;
+        command.args(["-n", &self.number.to_string(), "-c", &self.concurrency.to_string()]);
+        command.args(["-m", "POST", "-T", "application/json", "-Z"]).arg(self.bodies);
+        let output = command.arg(url).kill_on_drop(true).output().await?;
         let error = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "oha failed: {error}");
         let report: Value = serde_json::from_slice(&output.stdout)?;
@@ -212,21 +210,7 @@ impl<'a> Load<'a> {
             answers.keys().eq(["200"]) && errors.is_none_or(serde_json::Map::is_empty),
             "{url} answered {answers:?} {errors:?}"
         );
-        let percentile = |name: &str| {
-            let percentiles = report.get("latencyPercentiles")?;
-            Some(Duration::from_secs_f64(percentiles.get(name)?.as_f64()?))
-        };
-        Ok(Report {
-            answers: answers.values().filter_map(Value::as_u64).sum(),
-            median: percentile("p50").context("oha says no median")?,
-            p99: percentile("p99").context("oha says no p99")?,
-        })
+        let median = report.pointer("/latencyPercentiles/p50").and_then(Value::as_f64);
+        Ok(Duration::from_secs_f64(median.context("oha says no median")?))
     }
-}
-
-/// What a load saw.
-pub struct Report {
-    pub answers: u64,
-    pub median: Duration,
-    pub p99: Duration,
 }

@@ -46,14 +46,16 @@ pub fn install() -> Result<Installed> {
         let cargo = ["install", OHA, "--locked", "--quiet", "--root"];
         run(Command::new("cargo").args(cargo).arg(folder.join("oha")))?;
     }
-    build(&root, &target)?;
+    build(&root, &target, &["bare", "bootstrap", "container"])?;
     Ok(Installed { root, binaries: target.join("release"), python, oha })
 }
 
-/// Builds the Rust contenders, as a user would, apart from what the bench itself depends on.
-pub fn build(root: &Path, target: &Path) -> Result<()> {
-    let cargo = ["build", "--release", "--quiet", "-p", "contenders", "-p", "invoker"];
-    run(Command::new("cargo").args(cargo).arg("--target-dir").arg(target).current_dir(root))
+/// Builds Rust contenders, as a user would, apart from what the bench itself depends on.
+pub fn build(root: &Path, target: &Path, binaries: &[&str]) -> Result<()> {
+    let mut cargo = Command::new("cargo");
+    cargo.args(["build", "--release", "--quiet", "-p", "contenders", "-p", "invoker"]);
+    cargo.args(binaries.iter().flat_map(|name| ["--bin", name]));
+    run(cargo.arg("--target-dir").arg(target).current_dir(root))
 }
 
 pub fn run(command: &mut Command) -> Result<()> {

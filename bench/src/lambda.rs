@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -51,11 +51,12 @@ pub async fn measure(bench: &Bench) -> Result<Vec<Row>> {
         zipped([("bootstrap".to_owned(), PathBuf::from(bench.installed.binary("bootstrap")))])?;
     let python_size = zipped(python_files(bench)?)?;
     let python = |value| ("Python with boto3", value);
+    let bundled = ("Python with the boto3 it was tested with", python_size / 1e6);
     Ok(vec![
         Row::ratio("Lambda: init CPU", "ms", cost, python(python_cost), Target::Part(20.0)),
         Row::ratio("Lambda: init time", "ms", time, python(python_time), Target::Part(20.0)),
         Row::ratio("Lambda: warm invoke CPU", "µs", warm, python(python_warm), Target::None),
-        Row::ratio("Lambda: zip", "MB", size / 1e6, python(python_size / 1e6), Target::None),
+        Row::ratio("Lambda: zip", "MB", size / 1e6, bundled, Target::None),
         Row::limit("Lambda: zip", "MB", size / 1e6, 6.0),
     ])
 }
@@ -97,14 +98,18 @@ impl Bench {
     /// Gives a function invocations, one after the other, and waits for its answers and events.
     async fn answer(&self, function: &mut Contender, number: usize) -> Result<()> {
         let counts = &self.stand_ins.counts;
-        let (before, events) = (counts.answered.load(Ordering::Relaxed), self.stand_ins.events());
+        let now = |count: &AtomicUsize| count.load(Ordering::Relaxed);
+        let (before, calls) = (now(&counts.answered), now(&counts.calls));
+        let events = self.stand_ins.events();
         let began = Instant::now();
         counts.invocations.add_permits(number);
-        while counts.answered.load(Ordering::Relaxed) < before + number {
+        while now(&counts.answered) < before + number {
             function.check()?;
             ensure!(began.elapsed() < PATIENCE, "{} does not answer", function.name);
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+        let calls = now(&counts.calls) - calls;
+        ensure!(calls == number, "{} called AgentCore {calls} times, not {number}", function.name);
         self.stand_ins.all_events(events, &STATUSES[..2], number).await
     }
 }

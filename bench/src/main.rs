@@ -135,7 +135,7 @@ fn machine() -> Result<String> {
 fn build(bench: &Bench) -> Result<Vec<Row>> {
     let target = bench.folder.path().join("build");
     let began = Instant::now();
-    install::build(&bench.installed.root, &target)?;
+    install::build(&bench.installed.root, &target, &["bootstrap", "container"])?;
     let took = began.elapsed();
     let size = |name| -> Result<f64> {
         Ok(std::fs::metadata(bench.installed.binary(name))?.len() as f64 / MEBIBYTE)

@@ -25,21 +25,22 @@ pub async fn measure() -> Result<Vec<Row>> {
         writer.append(draft, None, WITHIN).await?;
     }
     let (mut ours, mut raw) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
+    for round in 0..2 * ROUNDS {
         let began = Instant::now();
-        ensure!(journal.events(&session).await?.len() == EVENTS, "events are missing");
-        ours.push(milliseconds(began.elapsed()));
-        let began = Instant::now();
-        ensure!(query(&client, &session).await? == EVENTS, "items are missing");
-        raw.push(milliseconds(began.elapsed()));
+        let (times, read) = match round % 2 {
+            0 => (&mut ours, journal.events(&session).await?.len()),
+            _ => (&mut raw, query(&client, &session).await?),
+        };
+        times.push(milliseconds(began.elapsed()));
+        ensure!(read == EVENTS, "events are missing");
     }
-    Ok(vec![Row::ratio(
-        "read of a session of 10,000 events",
-        "ms",
-        median(ours),
-        ("raw paginated query", median(raw)),
-        Target::AtMost(1.2),
-    )])
+    let (ours, raw) = (median(ours), median(raw));
+    let (read, query) = ("read of a session of 10,000 events", ("raw paginated query", raw));
+    let each = (ours - raw) * 1e3 / EVENTS as f64;
+    Ok(vec![
+        Row::ratio(read, "ms", ours, query, Target::AtMost(1.2)),
+        Row::value("what the journal adds to it, an event", format!("{each:.2} µs")),
+    ])
 }
 
 async fn query(client: &Client, session: &SessionId) -> Result<usize> {

@@ -36,6 +36,8 @@ pub const STATUSES: [&str; 5] = [
 pub struct Counts {
     /// Events put, by [`STATUSES`].
     events: [AtomicUsize; STATUSES.len()],
+    /// Calls of AgentCore.
+    pub calls: AtomicUsize,
     /// Spans exported.
     pub spans: AtomicUsize,
     /// Times that a function asked for its next invocation.
@@ -58,6 +60,7 @@ impl StandIns {
     pub fn start() -> Result<Self> {
         let counts = Data::new(Counts {
             events: Default::default(),
+            calls: AtomicUsize::default(),
             spans: AtomicUsize::default(),
             asked: AtomicUsize::default(),
             answered: AtomicUsize::default(),
@@ -136,8 +139,9 @@ async fn put_item(body: String, counts: Data<Counts>) -> HttpResponse {
     HttpResponse::BadRequest().finish()
 }
 
-async fn invoke_agent_runtime() -> HttpResponse {
+async fn invoke_agent_runtime(counts: Data<Counts>) -> HttpResponse {
     tokio::time::sleep(LATENCY).await;
+    counts.calls.fetch_add(1, Ordering::Relaxed);
     HttpResponse::Ok().json(json!({ "status": "started" }))
 }
 

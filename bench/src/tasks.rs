@@ -2,10 +2,10 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::Bench;
-use crate::contender::Load;
+use crate::contender::{Load, ping_times};
 use crate::stand_ins::STATUSES;
 use crate::table::{Row, milliseconds};
 
@@ -13,9 +13,6 @@ const TASKS: usize = 10_000;
 
 /// How long starting them may take; then they end.
 const LIFETIME: Duration = Duration::from_secs(30);
-
-/// `/ping` is asked through start, wait and end.
-const PINGED: Duration = Duration::from_secs(40);
 
 pub async fn measure(bench: &Bench) -> Result<Vec<Row>> {
     let spec = bench.container("ten thousand tasks", &bench.stand_ins.endpoint(), "journal");
@@ -26,30 +23,39 @@ pub async fn measure(bench: &Bench) -> Result<Vec<Row>> {
     let until = SystemTime::now().duration_since(UNIX_EPOCH)? + LIFETIME;
     let bodies = bench.bodies(Some(until.as_secs()))?;
     let (idle, before) = (container.resident()?, bench.stand_ins.events());
-    let (oha, pinged) = (&bench.installed.oha, format!("{}s", PINGED.as_secs()));
-    let pings = ["-z", &pinged, "-q", "100", "-c", "2", "--latency-correction", "-w"];
-    let pings = Load { oha, arguments: pings.map(str::to_owned).to_vec() };
-    let (url, load) = (container.url("/ping"), Load::invocations(oha, &bodies, TASKS, 64));
-    let measured = async {
-        load.on(&container.url("/invocations")).await?;
-        bench.stand_ins.all_events(before, &STATUSES[2..4], TASKS).await?;
-        let left = until.checked_sub(SystemTime::now().duration_since(UNIX_EPOCH)?);
-        let left = left.context("the tasks were started too slowly")?;
-        // All of them are in flight now.
-        let resident = container.resident()?;
-        tokio::time::sleep(left).await;
-        bench.stand_ins.all_events(before, &STATUSES[2..], TASKS).await?;
-        Ok::<_, anyhow::Error>((resident, container.resident()?))
+    let load = Load { oha: &bench.installed.oha, bodies: &bodies, number: TASKS, concurrency: 64 };
+    let (url, counted) = (container.url("/invocations"), &bench.stand_ins);
+    let start = async {
+        load.on(&url).await?;
+        counted.all_events(before, &STATUSES[2..4], TASKS).await
     };
-    let (measured, pings) = tokio::join!(measured, pings.on(&url));
-    let ((resident, at_the_end), pings) = (measured?, pings?);
-    ensure!(pings.answers > 1000, "only {} pings were answered", pings.answers);
+    // Only while the tasks start and end: in between all is quiet.
+    let mut pings = while_pinged(container.port, start).await?;
+    let left = until.checked_sub(SystemTime::now().duration_since(UNIX_EPOCH)?);
+    let left = left.context("the tasks were started too slowly")?;
+    // All of them are in flight now.
+    let resident = container.resident()?;
+    tokio::time::sleep(left).await;
+    let end = counted.all_events(before, &STATUSES[2..], TASKS);
+    pings.extend(while_pinged(container.port, end).await?);
+    let at_the_end = container.resident()?;
+    container.check()?;
+    pings.sort_unstable();
+    let p99 = pings.get(pings.len() * 99 / 100).context("no ping")?;
     let each = (resident - idle) / TASKS as f64 / 1024.0;
     let after = (at_the_end - idle) / TASKS as f64 / 1024.0;
     Ok(vec![
         Row::limit("memory per task, 10,000 in flight", "KiB", each, 20.0),
         Row::value("the same when all have ended at once", format!("{after:.1} KiB")),
-        Row::holds("their terminal events", &TASKS.to_string(), "", "every one", true),
-        Row::limit("/ping p99 meanwhile", "ms", milliseconds(pings.p99), 20.0),
+        Row::value("their terminal events", format!("{TASKS}, every one")),
+        Row::limit("/ping p99 while they start and end", "ms", milliseconds(*p99), 20.0),
+        Row::value("pings meanwhile", pings.len()),
     ])
+}
+
+/// The times of `/ping` while something is done.
+async fn while_pinged(port: u16, doing: impl Future<Output = Result<()>>) -> Result<Vec<Duration>> {
+    let mut done = Ok(());
+    let times = ping_times(port, async { done = doing.await }).await;
+    done.and(times)
 }

@@ -5,6 +5,7 @@ use aws_sdk_bedrockagentcore::Client;
 use chrono::Utc;
 use journal::{
     AppendError, Draft, Journal, SessionId, Source, Status, Timestamp, TraceParent, display_chain,
+    span_attributes,
 };
 use lambda_runtime::{Context, Diagnostic, LambdaEvent};
 use opentelemetry::trace::{SpanKind, TraceContextExt, Tracer};
@@ -113,39 +114,19 @@ impl Handler {
     /// # Errors
     /// If the agent was certainly not started.
     pub async fn handle(&self, event: LambdaEvent<Value>) -> Result<Response, HandlerError> {
+        let cold = self.cold.swap(false, Ordering::Relaxed);
         let request: Request =
             serde_json::from_value(event.payload).map_err(HandlerError::InvalidRequest)?;
-        let trace = self.trace(&request, &event.context);
+        let trace = trace(&request, &event.context, cold);
         let logs = telemetry::log_span(&request.session_id, &request.invocation_id, &trace);
-        let result = self.invoke(request, &event.context, &trace).instrument(logs).await;
-        if let Err(error) = &result {
-            let diagnostic = Diagnostic::from(error);
-            let (error_type, message) = (&diagnostic.error_type, &diagnostic.error_message);
-            telemetry::record_error(&trace.span(), error_type, message);
-        }
+        let invoked = self.invoke(request, &event.context, &trace).instrument(logs.clone()).await;
+        let result = invoked.inspect_err(|error| {
+            let Diagnostic { error_type, error_message, .. } = error.into();
+            logs.in_scope(|| tracing::error!(error_type, "not invoked: {error_message}"));
+            telemetry::record_error(&trace.span(), &error_type, &error_message);
+        });
         trace.span().end();
         result
-    }
-
-    /// The context of the function's span:
-    /// <https://opentelemetry.io/docs/specs/semconv/faas/faas-spans/>.
-    fn trace(&self, request: &Request, context: &Context) -> opentelemetry::Context {
-        let given = request.traceparent.as_deref().and_then(|text| text.parse().ok());
-        let xray = || TraceParent::from_xray(context.xray_trace_id.as_deref()?).ok();
-        let parent = given.or_else(xray).map(|parent| parent.context()).unwrap_or_default();
-        let tracer = global::tracer("invoker");
-        let span = tracer
-            .span_builder(context.env_config.function_name.clone())
-            .with_kind(SpanKind::Server)
-            .with_attributes([
-                KeyValue::new("faas.invocation_id", context.request_id.clone()),
-                KeyValue::new("faas.coldstart", self.cold.swap(false, Ordering::Relaxed)),
-                KeyValue::new("cloud.resource_id", context.invoked_function_arn.clone()),
-                KeyValue::new("session.id", request.session_id.to_string()),
-                KeyValue::new("journal.invocation_id", request.invocation_id.clone()),
-            ])
-            .start_with_context(&tracer, &parent);
-        parent.with_span(span)
     }
 
     async fn invoke(
@@ -171,8 +152,7 @@ impl Handler {
             context.deadline.saturating_sub(Utc::now().timestamp_millis().unsigned_abs()),
         );
         let within = left.saturating_sub(RESERVE);
-        let answer =
-            invoke(&self.client, &self.settings, &session_id, payload, trace, within).await;
+        let answer = invoke(&self.client, &self.settings, &journal, payload, within).await;
         let (draft, after, result) = match answer {
             Ok(answer) => (
                 Draft::new(Status::AgentInvocationSucceeded),
@@ -200,6 +180,28 @@ impl Handler {
             });
         result.map(|status_code| Response { session_id, status_code, after })
     }
+}
+
+/// The context of the function's span:
+/// <https://opentelemetry.io/docs/specs/semconv/faas/aws-lambda/>.
+fn trace(request: &Request, context: &Context, cold: bool) -> opentelemetry::Context {
+    let given = request.traceparent.as_deref().and_then(|text| text.parse().ok());
+    let xray = || TraceParent::from_xray(context.xray_trace_id.as_deref()?).ok();
+    let parent = given.or_else(xray).map(|parent| parent.context()).unwrap_or_default();
+    let tracer = global::tracer("invoker");
+    let invocation = [
+        KeyValue::new("faas.trigger", "other"),
+        KeyValue::new("faas.invocation_id", context.request_id.clone()),
+        KeyValue::new("faas.coldstart", cold),
+        KeyValue::new("aws.lambda.invoked_arn", context.invoked_function_arn.clone()),
+    ];
+    let ids = span_attributes(&request.session_id, &request.invocation_id);
+    let span = tracer
+        .span_builder(context.env_config.function_name.clone())
+        .with_kind(SpanKind::Server)
+        .with_attributes(invocation.into_iter().chain(ids))
+        .start_with_context(&tracer, &parent);
+    parent.with_span(span)
 }
 
 fn failed(error_type: &str, message: &str) -> Draft {

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use aws_sdk_bedrockagentcore::Client;
 use aws_sdk_bedrockagentcore::primitives::{Blob, ByteStream};
-use journal::{FaultKind, SdkFault, SessionId, Timestamp, TraceParent, display_chain};
+use journal::{
+    FaultKind, SdkFault, SessionId, SessionJournal, Timestamp, TraceParent, display_chain,
+    span_attributes,
+};
 use opentelemetry::trace::{SpanKind, TraceContextExt, Tracer};
 use opentelemetry::{Context, KeyValue, global};
 use serde_json::{Value, json};
@@ -39,28 +42,29 @@ pub(crate) enum Failure {
     Unknown(String),
 }
 
-/// Calls the runtime, for `within` at most, as a child of the context's span:
+/// Calls the runtime for a session, for `within` at most, as a child of its journal's span:
 /// <https://opentelemetry.io/docs/specs/semconv/cloud-providers/aws-sdk/>.
 pub(crate) async fn invoke(
     client: &Client,
     settings: &Settings,
-    session_id: &SessionId,
+    journal: &SessionJournal,
     mut payload: Value,
-    trace: &Context,
     within: Duration,
 ) -> Result<Answer, Failure> {
     let tracer = global::tracer("invoker");
+    let call = [
+        KeyValue::new("rpc.system", "aws-api"),
+        KeyValue::new("rpc.service", "Bedrock AgentCore"),
+        KeyValue::new("rpc.method", "InvokeAgentRuntime"),
+    ];
+    let session_id = journal.session_id();
+    let ids = span_attributes(session_id, journal.invocation_id());
     let span = tracer
-        .span_builder("Bedrock AgentCore/InvokeAgentRuntime")
+        .span_builder("Bedrock AgentCore.InvokeAgentRuntime")
         .with_kind(SpanKind::Client)
-        .with_attributes([
-            KeyValue::new("rpc.system", "aws-api"),
-            KeyValue::new("rpc.service", "Bedrock AgentCore"),
-            KeyValue::new("rpc.method", "InvokeAgentRuntime"),
-            KeyValue::new("session.id", session_id.to_string()),
-        ])
-        .start_with_context(&tracer, trace);
-    let trace = trace.with_span(span);
+        .with_attributes(call.into_iter().chain(ids))
+        .start_with_context(&tracer, journal.trace());
+    let trace = journal.trace().with_span(span);
     let traceparent = TraceParent::of(&trace).map(|parent| parent.to_string());
     if let (Some(parent), Some(payload)) = (&traceparent, payload.as_object_mut()) {
         // AgentCore hands the header on only if the runtime allows it.

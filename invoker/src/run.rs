@@ -11,13 +11,14 @@ use lambda_runtime::tower::util::AndThenLayer;
 use lambda_runtime::{LambdaEvent, Runtime, service_fn};
 use serde_json::Value;
 use telemetry::Telemetry;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{Handler, Settings};
 
 /// Exit code of a process whose environment is not as it must be.
 const BAD_ENVIRONMENT: u8 = 2;
 
-/// Runs the function until the Lambda Runtime API ends it. The exit code is 2 if the environment
+/// Runs the function until the Lambda Runtime API or SIGTERM ends it. The exit code is 2 if the environment
 /// (see [`Settings`]) is not as it must be.
 #[must_use]
 pub fn run() -> ExitCode {
@@ -28,7 +29,10 @@ pub fn run() -> ExitCode {
             return ExitCode::from(BAD_ENVIRONMENT);
         }
     };
-    match serve(settings, &Telemetry::start("invoker")) {
+    let telemetry = Telemetry::start("invoker");
+    let served = serve(settings, &telemetry);
+    telemetry.stop();
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("invoker: {error}");
@@ -39,7 +43,8 @@ pub fn run() -> ExitCode {
 
 fn serve(settings: Settings, telemetry: &Telemetry) -> Result<(), lambda_runtime::Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
         let aws = aws_config::load_from_env().await;
         let journal = Journal::new((&aws).into(), settings.journal.clone());
         let client = Builder::from(&aws).retry_config(RetryConfig::disabled()).build();
@@ -50,10 +55,15 @@ fn serve(settings: Settings, telemetry: &Telemetry) -> Result<(), lambda_runtime
             telemetry.flush().await;
             Ok(())
         });
-        Runtime::new(service_fn(|event: LambdaEvent<Value>| handler.handle(event)))
+        let function = Runtime::new(service_fn(|event: LambdaEvent<Value>| handler.handle(event)))
             .layer(TracingLayer::new())
-            .layer(flush)
-            .run()
-            .await
-    })
+            .layer(flush);
+        tokio::select! {
+            ended = function.run() => ended,
+            _ = terminate.recv() => Ok(()),
+        }
+    });
+    // Its drop would wait for a flush that still blocks.
+    runtime.shutdown_background();
+    served
 }

@@ -15,9 +15,8 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
-use opentelemetry::global::{BoxedSpan, BoxedTracer};
-use opentelemetry::trace::noop::NoopTracer;
-use opentelemetry::trace::{Span, SpanKind, Status as SpanStatus, TraceContextExt, Tracer};
+use opentelemetry::global::BoxedSpan;
+use opentelemetry::trace::{Span, Status as SpanStatus, TraceContextExt};
 use opentelemetry::{Context, KeyValue};
 use thiserror::Error;
 use tokio::time::Instant;
@@ -43,6 +42,13 @@ pub struct SessionJournal {
     invocation_id: String,
     source: Source,
     trace: Context,
+}
+
+/// An event that has its time and is not written yet; see [`SessionJournal::reserve`].
+#[derive(Debug)]
+pub struct Reserved {
+    event: Event,
+    time: Timestamp,
 }
 
 /// The event is not, or not certainly, in the table.
@@ -103,6 +109,7 @@ enum Put {
 }
 
 /// The variants of [`AppendError`].
+#[derive(Debug)]
 enum Loss {
     Refused,
     Failed,
@@ -124,6 +131,12 @@ impl SessionJournal {
     #[must_use]
     pub fn in_trace(&self, trace: Context) -> Self {
         Self { trace, ..self.clone() }
+    }
+
+    /// That context; an empty one outside of any trace.
+    #[must_use]
+    pub fn trace(&self) -> &Context {
+        &self.trace
     }
 
     /// The session.
@@ -150,8 +163,27 @@ impl SessionJournal {
         after: Option<Timestamp>,
         within: Duration,
     ) -> Result<Timestamp, AppendError> {
-        self.append_event(draft, after, Instant::now() + within, false, std::future::pending())
-            .await
+        self.append_reserved(self.reserve(draft, after), within).await
+    }
+
+    /// Gives an event its time without writing it: what is reserved or appended later sorts behind
+    /// it. For what happens now and is written later.
+    #[must_use]
+    pub fn reserve(&self, draft: Draft, after: Option<Timestamp>) -> Reserved {
+        let (event, time) = self.event(draft, after);
+        Reserved { event, time }
+    }
+
+    /// Appends an event at the time it has.
+    ///
+    /// # Errors
+    /// As [`SessionJournal::append`].
+    pub async fn append_reserved(
+        &self,
+        event: Reserved,
+        within: Duration,
+    ) -> Result<Timestamp, AppendError> {
+        self.append_event(event, Instant::now() + within, false, std::future::pending()).await
     }
 
     /// Appends the event that ends a task: every error is retried for [`TERMINAL_DEADLINE`], or
@@ -166,64 +198,50 @@ impl SessionJournal {
         give_up: impl Future<Output = ()>,
     ) -> Result<Timestamp, AppendError> {
         let deadline = Instant::now() + TERMINAL_DEADLINE;
-        self.append_event(draft, after, deadline, true, give_up).await
+        self.append_event(self.reserve(draft, after), deadline, true, give_up).await
     }
 
     async fn append_event(
         &self,
-        draft: Draft,
-        after: Option<Timestamp>,
+        Reserved { mut event, time }: Reserved,
         deadline: Instant,
         terminal: bool,
         give_up: impl Future<Output = ()>,
     ) -> Result<Timestamp, AppendError> {
-        let (mut event, time) = self.event(draft, after);
-        let (mut span, began) = (self.span(&event), Instant::now());
+        let (table, instruments) = (&self.journal.settings.table_name, &self.journal.instruments);
+        let began = Instant::now();
+        // Progress, of which there may be much, is an event of the span around it instead.
+        let progress = event.status.is_progress();
+        let mut span =
+            (!progress).then(|| instruments.span(table, &self.session_id, &event, &self.trace));
         let written = tokio::select! {
             biased;
-            written = self.put_until(&mut event, time, deadline, terminal, &mut span) => written,
+            written = self.put_until(&mut event, time, deadline, terminal, span.as_mut()) => written,
             () = give_up => Err((Loss::Unknown, SdkFault::ambiguous("the process has to end"))),
         };
-        let outcome = if written.is_ok() { "durable" } else { "lost" };
-        // Few values: an agent chooses the names of its phases.
-        let status = if event.status.is_progress() { "TASK" } else { event.status.as_str() };
-        let attributes = [
-            KeyValue::new("journal.status", status.to_owned()),
-            KeyValue::new("journal.outcome", outcome),
-        ];
-        let duration = began.elapsed().as_secs_f64();
-        self.journal.instruments.duration.record(duration, &attributes);
+        instruments.appended(&event, written.is_ok(), began.elapsed());
         // The key at last: a collision moves it.
-        span.set_attribute(KeyValue::new("journal.sort_key", event.sort_key.clone()));
-        written.map_err(|loss| {
-            let error = self.lost(event, loss);
-            span.set_status(SpanStatus::error(display_chain(&error)));
+        let key = KeyValue::new("journal.sort_key", event.sort_key.clone());
+        match &mut span {
+            Some(span) => span.set_attribute(key),
+            None if written.is_ok() => {
+                let status = event.status.as_str().to_owned();
+                let said = event.message.clone().or(event.error_message.clone());
+                let said = said.map(|said| KeyValue::new("message", said));
+                let attributes = [key].into_iter().chain(said).collect();
+                self.trace.span().add_event_with_timestamp(status, time.into(), attributes);
+            }
+            None => {}
+        }
+        written.map_err(|(loss, fault)| {
+            let error_type = KeyValue::new("error.type", format!("{loss:?}"));
+            let error = self.lost(event, loss, fault);
+            if let Some(span) = &mut span {
+                span.set_attribute(error_type);
+                span.set_status(SpanStatus::error(display_chain(&error)));
+            }
             error
         })
-    }
-
-    /// The append as a call of DynamoDB: <https://opentelemetry.io/docs/specs/semconv/db/dynamodb/>.
-    /// Progress, of which there may be much, is an event of the span around it instead.
-    fn span(&self, event: &Event) -> BoxedSpan {
-        let (table, tracer) = (&self.journal.settings.table_name, &self.journal.instruments.tracer);
-        if event.status.is_progress() {
-            self.trace.span().add_event(
-                event.status.as_str().to_owned(),
-                vec![KeyValue::new("journal.sort_key", event.sort_key.clone())],
-            );
-            return BoxedTracer::new(Box::new(NoopTracer::new())).start("");
-        }
-        tracer
-            .span_builder(format!("PutItem {}", event.status))
-            .with_kind(SpanKind::Client)
-            .with_attributes([
-                KeyValue::new("db.system.name", "aws.dynamodb"),
-                KeyValue::new("db.operation.name", "PutItem"),
-                KeyValue::new("db.collection.name", table.clone()),
-                KeyValue::new("session.id", self.session_id.to_string()),
-                KeyValue::new("journal.invocation_id", event.invocation_id.clone()),
-            ])
-            .start_with_context(tracer, &self.trace)
     }
 
     async fn put_until(
@@ -232,7 +250,7 @@ impl SessionJournal {
         mut time: Timestamp,
         deadline: Instant,
         terminal: bool,
-        span: &mut BoxedSpan,
+        mut span: Option<&mut BoxedSpan>,
     ) -> Result<Timestamp, (Loss, SdkFault)> {
         let max_backoff = if terminal { MAX_TERMINAL_BACKOFF } else { MAX_BACKOFF };
         let mut backoff = FIRST_BACKOFF;
@@ -251,7 +269,9 @@ impl SessionJournal {
                     ambiguous = false;
                     time = self.journal.next_timestamp(&self.session_id, Some(time));
                     event.set_time(time);
-                    span.add_event("collision", Vec::new());
+                    if let Some(span) = &mut span {
+                        span.add_event("collision", Vec::new());
+                    }
                     if Instant::now() < deadline {
                         continue;
                     }
@@ -276,14 +296,17 @@ impl SessionJournal {
                 session_id = %self.session_id, status = %event.status, wait_ms = wait.as_millis(),
                 "append will be retried: {fault}"
             );
-            span.add_event("retry", vec![KeyValue::new("exception.message", fault.to_string())]);
-            self.journal.instruments.retries.add(1, &[]);
+            if let Some(span) = &mut span {
+                let message = KeyValue::new("exception.message", fault.to_string());
+                span.add_event("retry", vec![message]);
+            }
+            self.journal.instruments.retried();
             tokio::time::sleep(wait).await;
             backoff = (backoff * 2).min(max_backoff);
         }
     }
 
-    fn lost(&self, event: Event, (loss, fault): (Loss, SdkFault)) -> AppendError {
+    fn lost(&self, event: Event, loss: Loss, fault: SdkFault) -> AppendError {
         let (event, table) = (Box::new(event), self.journal.settings.table_name.clone());
         match loss {
             Loss::Refused => AppendError::Refused { event, table, fault },

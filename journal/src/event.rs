@@ -69,6 +69,9 @@ impl Draft {
     pub fn progress(phase: &str, step: Step, text: &str) -> Result<Self, InvalidPhase> {
         let (status, text) = (Status::phase(phase, step)?, truncate(text, MAX_PROGRESS_BYTES));
         Ok(match step {
+            Step::Failed if text.is_empty() => {
+                Self::failure(status, "AgentError", "the agent gave no reason")
+            }
             Step::Failed => Self::failure(status, "AgentError", text),
             Step::Started | Step::Completed => {
                 let message = Some(text).filter(|text| !text.is_empty()).map(str::to_owned);
@@ -123,12 +126,12 @@ pub struct Event {
     /// On AGENT_BACKGROUND_TASK_COMPLETED: the result's JSON text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result: Option<String>,
-    /// On an agent's own progress: a text for people.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub message: Option<String>,
     /// Whether `result` was cut, and so is no JSON any more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub result_truncated: bool,
+    /// On an agent's own progress: a text for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
     /// The trace in which it happened.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<String>,

@@ -10,13 +10,17 @@ use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
 /// Service codes by which AWS refuses the credentials themselves (missing, expired, unknown).
-const CREDENTIAL_CODES: [&str; 7] = [
+const CREDENTIAL_CODES: [&str; 11] = [
+    "AuthFailure",
     "ExpiredToken",
     "ExpiredTokenException",
     "IncompleteSignatureException",
+    "InvalidAccessKeyId",
     "InvalidClientTokenId",
     "InvalidSignatureException",
+    "MissingAuthenticationToken",
     "MissingAuthenticationTokenException",
+    "SignatureDoesNotMatch",
     "UnrecognizedClientException",
 ];
 
@@ -35,8 +39,8 @@ const THROTTLING_CODES: [&str; 9] = [
 
 /// A failed call of an AWS service: what kind of failure it is, and its text.
 ///
-/// Displays as `Code: message` for a service error, else as the whole chain of causes: the SDK's
-/// own `Display` says only "service error" or "dispatch failure".
+/// Displays as `Code: message` for a service error, else as the whole chain of causes, with the
+/// HTTP status if there is one: the SDK's own `Display` says only "service error" or "dispatch failure".
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SdkFault {
     /// What may be concluded from the failure.
@@ -99,9 +103,10 @@ impl SdkFault {
             _ => FaultKind::Ambiguous,
         };
         let message = error.as_service_error().and_then(|service| service.message());
-        let text = match code {
-            Some(code) => format!("{code}: {}", message.unwrap_or("no message")),
-            None => display_chain(error),
+        let text = match (code, status) {
+            (Some(code), _) => format!("{code}: {}", message.unwrap_or("no message")),
+            (None, Some(status)) => format!("{} (HTTP {status})", display_chain(error)),
+            (None, None) => display_chain(error),
         };
         Self { kind, text }
     }

@@ -7,9 +7,8 @@ use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 use aws_sdk_dynamodb::config::{Builder, IdentityCache, retry::RetryConfig};
 use chrono::{DateTime, TimeDelta, Utc};
 use lru::LruCache;
-use opentelemetry::global::{self, BoxedTracer};
-use opentelemetry::metrics::{Counter, Histogram};
 
+use crate::instruments::Instruments;
 use crate::{EventPages, ReadError, SessionId, SessionJournal, Settings, Source, Timestamp};
 
 /// Sessions whose last timestamp is remembered; the oldest is forgotten first.
@@ -38,32 +37,6 @@ pub struct Journal {
     pub(crate) instruments: Arc<Instruments>,
     clock: Clock,
     last: Arc<Mutex<LruCache<SessionId, Timestamp>>>,
-}
-
-/// What tells of the appends, through OpenTelemetry's global providers.
-pub(crate) struct Instruments {
-    pub tracer: BoxedTracer,
-    pub duration: Histogram<f64>,
-    pub retries: Counter<u64>,
-}
-
-impl Instruments {
-    fn new() -> Self {
-        let meter = global::meter("journal");
-        Self {
-            tracer: global::tracer("journal"),
-            duration: meter
-                .f64_histogram("journal.append.duration")
-                .with_unit("s")
-                .with_description("Time until an event was durable or given up")
-                .build(),
-            retries: meter
-                .u64_counter("journal.append.retries")
-                .with_unit("{retry}")
-                .with_description("Attempts to write an event after its first")
-                .build(),
-        }
-    }
 }
 
 impl Journal {

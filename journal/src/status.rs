@@ -4,6 +4,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::text::truncate;
+
 macro_rules! statuses {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
         /// What an event says has happened.
@@ -76,6 +78,18 @@ pub enum Step {
     Failed,
 }
 
+impl Step {
+    /// The word for it: `started`, `completed` or `failed`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// The text is no step.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("invalid step: it must be started, completed or failed")]
@@ -85,19 +99,18 @@ impl FromStr for Step {
     type Err = InvalidStep;
 
     fn from_str(text: &str) -> Result<Self, InvalidStep> {
-        match text {
-            "started" => Ok(Self::Started),
-            "completed" => Ok(Self::Completed),
-            "failed" => Ok(Self::Failed),
-            _ => Err(InvalidStep),
-        }
+        let steps = [Self::Started, Self::Completed, Self::Failed];
+        steps.into_iter().find(|step| step.as_str() == text).ok_or(InvalidStep)
     }
 }
 
+/// How much of a text that is no phase its error quotes.
+const MAX_QUOTED_BYTES: usize = 100;
+
 /// The text names no phase.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("invalid phase: it must be 1 to 50 of A-Z a-z 0-9 _ -")]
-pub struct InvalidPhase;
+#[error("invalid phase {0:?}: it must be 1 to 50 of A-Z a-z 0-9 _ -")]
+pub struct InvalidPhase(String);
 
 impl Status {
     /// An agent's own progress: `TASK_{PHASE}_STARTED`, `…_COMPLETED` or `…_FAILED`, with the phase
@@ -108,14 +121,9 @@ impl Status {
     pub fn phase(phase: &str, step: Step) -> Result<Self, InvalidPhase> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
         if !(1..=50).contains(&phase.len()) || !phase.bytes().all(allowed) {
-            return Err(InvalidPhase);
+            return Err(InvalidPhase(truncate(phase, MAX_QUOTED_BYTES).to_owned()));
         }
-        let step = match step {
-            Step::Started => "STARTED",
-            Step::Completed => "COMPLETED",
-            Step::Failed => "FAILED",
-        };
-        Ok(Self::Other(format!("TASK_{}_{step}", phase.to_ascii_uppercase())))
+        Ok(Self::Other(format!("TASK_{phase}_{}", step.as_str()).to_ascii_uppercase()))
     }
 
     /// Whether the event is an agent's own progress: a [phase](Self::phase).
@@ -171,7 +179,8 @@ mod tests {
         assert_eq!(Status::phase("a-b_7", Step::Failed).unwrap().as_str(), "TASK_A-B_7_FAILED");
         assert!(Status::phase(&"x".repeat(50), Step::Completed).is_ok());
         for phase in ["", "a b", "plän", "a\n", &"x".repeat(51)] {
-            assert_eq!(Status::phase(phase, Step::Started), Err(InvalidPhase), "{phase:?}");
+            let error = Status::phase(phase, Step::Started).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("invalid phase {phase:?}: ")), "{error}");
         }
     }
 }

@@ -46,6 +46,18 @@ impl From<SystemTime> for Timestamp {
     }
 }
 
+impl From<Timestamp> for SystemTime {
+    fn from(time: Timestamp) -> Self {
+        DateTime::<Utc>::from(time).into()
+    }
+}
+
+impl From<Timestamp> for DateTime<Utc> {
+    fn from(time: Timestamp) -> Self {
+        Self::from_timestamp_micros(time.0).unwrap_or(Self::MAX_UTC)
+    }
+}
+
 impl FromStr for Timestamp {
     type Err = InvalidTimestamp;
 
@@ -78,7 +90,7 @@ impl From<Timestamp> for String {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let time = DateTime::from_timestamp_micros(self.0).unwrap_or(DateTime::<Utc>::MAX_UTC);
+        let time = DateTime::<Utc>::from(*self);
         f.write_str(&time.to_rfc3339_opts(SecondsFormat::Micros, true))
     }
 }

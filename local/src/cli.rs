@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use journal::{Event, SessionId};
 use local::asl::{Execution, Outcome};
-use local::collector::{Collector, tree};
+use local::collector::Collector;
 use local::step_functions::{STATE_MACHINE_ARN, StepFunctions};
 use local::system::{Options, System};
 use local::table::{CREDENTIAL, REGION, TABLE_NAME};
@@ -140,7 +140,7 @@ async fn one_session(agent: AgentArgs, prompt: &str) -> Result<ExitCode> {
     system.stop().await;
     let mut out = io::stdout();
     for (trace_id, spans) in collector.traces() {
-        write!(out, "\n{}", tree(&trace_id, &spans))?;
+        write!(out, "\n{}", local::trace::tree(&trace_id, &spans))?;
     }
     if code.is_ok() {
         writeln!(out, "\n{TRY_NEXT}")?;
@@ -215,11 +215,12 @@ fn collector_url(url: &str) -> Result<String, &'static str> {
 
 async fn up(options: Options, step_functions_port: u16, otlp_port: u16) -> Result<ExitCode> {
     let mut stop = Stop::new()?;
-    let (otlp, traces) = match options.otlp {
-        Some(url) => (url.clone(), url),
+    let (otlp, traces, export) = match options.otlp {
+        Some(url) => (url.clone(), format!("go to {url}"), String::new()),
         None => {
             let otlp = Collector::start(otlp_port)?.endpoint();
-            (otlp.clone(), format!("{otlp}/traces/TRACE_ID"))
+            let traces = format!("are at {otlp}/traces/TRACE_ID");
+            (otlp.clone(), traces, format!(" TRACES_URL={otlp}/traces"))
         }
     };
     let system = Arc::new(System::start(&Options { otlp: Some(otlp), ..options }).await?);
@@ -230,10 +231,10 @@ async fn up(options: Options, step_functions_port: u16, otlp_port: u16) -> Resul
     writeln!(
         io::stdout(),
         "The agent's entrypoint is http://{address}, DynamoDB is {dynamodb}, Step Functions is http://{workflow}.
-Traces are at {traces}.
+Traces {traces}.
 
 For the commands below and the AWS CLI, paste this into another terminal:
-  export AWS_ACCESS_KEY_ID={CREDENTIAL} AWS_SECRET_ACCESS_KEY={CREDENTIAL} AWS_REGION={REGION} AWS_DEFAULT_REGION={REGION} AWS_ENDPOINT_URL_DYNAMODB={dynamodb} AWS_ENDPOINT_URL_SFN=http://{workflow} JOURNAL_TABLE_NAME={TABLE_NAME} STATE_MACHINE_ARN={STATE_MACHINE_ARN}
+  export AWS_ACCESS_KEY_ID={CREDENTIAL} AWS_SECRET_ACCESS_KEY={CREDENTIAL} AWS_REGION={REGION} AWS_DEFAULT_REGION={REGION} AWS_ENDPOINT_URL_DYNAMODB={dynamodb} AWS_ENDPOINT_URL_SFN=http://{workflow} JOURNAL_TABLE_NAME={TABLE_NAME} STATE_MACHINE_ARN={STATE_MACHINE_ARN}{export}
 
 Start a session and watch it:
   cargo run --bin session -- start --watch .

@@ -1,4 +1,4 @@
-//! An OpenTelemetry collector: takes spans as OTLP over HTTP and shows a trace as a tree.
+//! An OpenTelemetry collector: takes spans as OTLP over HTTP, keeps them, and shows traces.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -12,11 +12,13 @@ use anyhow::{Context, Result};
 use lru::LruCache;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use prost::Message;
-use workflow::timeline;
 
-/// Traces that are kept; the one that was added to longest ago is forgotten first.
+use crate::trace::{Span, tree};
+
+/// Traces that are kept; the one that was added to or looked at longest ago is forgotten first.
 const MAX_TRACES: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
 
 /// Spans that are kept of a trace.
@@ -24,29 +26,6 @@ const MAX_SPANS: usize = 10_000;
 
 /// The largest export that is taken, in bytes.
 const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
-
-/// A finished span.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Span {
-    /// 16 hex digits.
-    pub id: String,
-    /// The same of the span that caused it; empty if none did.
-    pub parent: String,
-    /// `service.name` of the process that it is from.
-    pub service: String,
-    /// Its name.
-    pub name: String,
-    /// Nanoseconds since 1970.
-    pub start: u64,
-    /// Nanoseconds since 1970.
-    pub end: u64,
-    /// Its status' message, if it is an error.
-    pub error: Option<String>,
-    /// Its attributes as text.
-    pub attributes: BTreeMap<String, String>,
-    /// Its events in their order: nanoseconds since 1970, and name.
-    pub events: Vec<(u64, String)>,
-}
 
 /// Spans by their ids, of each trace: a repeated export adds nothing.
 type Traces = Mutex<LruCache<String, BTreeMap<String, Span>>>;
@@ -128,10 +107,12 @@ async fn take(http: HttpRequest, body: Bytes, traces: Data<Traces>) -> HttpRespo
         for span in sent.filter(|span| !span.span_id.is_empty() && !span.trace_id.is_empty()) {
             let spans = traces.get_or_insert_mut(hex(&span.trace_id), BTreeMap::new);
             if spans.len() < MAX_SPANS {
+                let local = span.kind() != SpanKind::Server;
                 let failure = span.status.filter(|status| status.code() == StatusCode::Error);
                 let span = Span {
                     id: hex(&span.span_id),
                     parent: hex(&span.parent_span_id),
+                    parent_is_local: local && !span.parent_span_id.is_empty(),
                     service: service.clone(),
                     name: span.name,
                     start: span.start_time_unix_nano,
@@ -141,7 +122,10 @@ async fn take(http: HttpRequest, body: Bytes, traces: Data<Traces>) -> HttpRespo
                     events: span
                         .events
                         .into_iter()
-                        .map(|event| (event.time_unix_nano, event.name))
+                        .map(|event| {
+                            let text = texts(event.attributes).remove("message");
+                            (event.time_unix_nano, event.name, text.unwrap_or_default())
+                        })
                         .collect(),
                 };
                 spans.insert(span.id.clone(), span);
@@ -164,49 +148,6 @@ fn in_order(spans: &BTreeMap<String, Span>) -> Vec<Span> {
     let mut spans = Vec::from_iter(spans.values().cloned());
     spans.sort_by_key(|span| (span.start, std::cmp::Reverse(span.end)));
     spans
-}
-
-/// A trace as a person reads it: the session whose journal has the rest of the story, and a line for
-/// each span with offset from the first one's start, duration, process, name indented below the span
-/// that caused it, and the message of an error; below it its events, such as an agent's progress.
-#[must_use]
-pub fn tree(trace_id: &str, spans: &[Span]) -> String {
-    let session = spans.iter().find_map(|span| span.attributes.get("session.id"));
-    let session = session.map_or_else(String::new, |id| format!(" of session {id}"));
-    let mut lines =
-        timeline::escape(&format!("Trace {trace_id}{session}: start, duration, process, span"));
-    lines.push('\n');
-    let start = spans.iter().map(|span| span.start).min().unwrap_or_default();
-    let known = |id: &str| spans.iter().any(|span| span.id == id);
-    for root in spans.iter().filter(|span| !known(&span.parent)) {
-        branch(root, spans, start, 0, &mut lines);
-    }
-    lines
-}
-
-fn branch(span: &Span, spans: &[Span], start: u64, depth: usize, lines: &mut String) {
-    let seconds = |nanos: u64| std::time::Duration::from_nanos(nanos).as_secs_f64();
-    let (offset, duration) =
-        (seconds(span.start - start), seconds(span.end.saturating_sub(span.start)));
-    let (service, name) = (timeline::escape(&span.service), timeline::escape(&span.name));
-    let error = span.error.as_deref().map(|message| {
-        let error_type = span.attributes.get("error.type").map_or("ERROR", String::as_str);
-        format!("  {}: {}", timeline::escape(error_type), timeline::escape(message))
-    });
-    let (error, indent) = (error.unwrap_or_default(), 2 * depth);
-    *lines += &format!(
-        "{offset:>9.3} s  {duration:>9.3} s  {service:<13}  {:indent$}{name}{error}\n",
-        ""
-    );
-    // An exception is what the span's error says.
-    for (time, event) in span.events.iter().filter(|(_, event)| event != "exception") {
-        let (offset, event) = (seconds(time.saturating_sub(start)), timeline::escape(event));
-        *lines +=
-            &format!("{offset:>9.3} s  {:>11}  {service:<13}  {:indent$}  · {event}\n", "", "");
-    }
-    for child in spans.iter().filter(|child| child.parent == span.id && child.id != span.id) {
-        branch(child, spans, start, depth + 1, lines);
-    }
 }
 
 fn texts(attributes: Vec<KeyValue>) -> BTreeMap<String, String> {

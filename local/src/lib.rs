@@ -1,9 +1,9 @@
 //! The whole system on one machine, offline, in one process tree.
 //!
 //! The real state machine, invoker, agent-runtime and journal, on engines that stand in for AWS:
-//! [`table`] for DynamoDB, [`asl`] and [`step_functions`] for
-//! Step Functions, [`lambda`] for the Lambda Runtime API,
-//! [`front_door`] for AgentCore, [`collector`] for whatever shows traces. [`system`] puts them together, [`process`] keeps the children.
+//! [`table`] for DynamoDB, [`asl`] and [`step_functions`] for Step Functions, [`lambda`] for the
+//! Lambda Runtime API, [`front_door`] for AgentCore, [`collector`] (and [`trace`]) for whatever
+//! shows traces. [`system`] puts them together, [`process`] keeps the children.
 //!
 //! It is for developing and for tests: it checks no IAM permission, knows no account, and forgets
 //! nothing by itself.
@@ -17,3 +17,4 @@ pub mod process;
 pub mod step_functions;
 pub mod system;
 pub mod table;
+pub mod trace;

@@ -399,7 +399,7 @@ fn asl_validator_accepts_the_definition_with_every_substitution() {
         journal_retention_days: 36_500,
         poll_min_seconds: 60,
         poll_max_seconds: 3_600,
-        max_poll_attempts: 2_000,
+        max_poll_attempts: 1_200,
     };
     for definition in [smallest, largest] {
         let rendered = definition.render().unwrap().to_string();

@@ -20,6 +20,8 @@ struct Simulated {
     now: Cell<DateTime<Utc>>,
     ends: DateTime<Utc>,
     polls: Cell<u32>,
+    /// Pages of 1 MB that the session's events fill.
+    pages: u32,
     /// The last wait: what an agent that ends right after a poll is noticed too late by.
     waited: Cell<Duration>,
 }
@@ -32,7 +34,12 @@ impl Services for Simulated {
                 self.polls.set(self.polls.get() + 1);
                 let ended = self.now.get() >= self.ends;
                 let which = if ended { "COMPLETED" } else { "STARTED" };
-                json!({"Items": [{"Status": {"S": format!("AGENT_BACKGROUND_TASK_{which}")}}]})
+                let mut page =
+                    json!({"Items": [{"Status": {"S": format!("AGENT_BACKGROUND_TASK_{which}")}}]});
+                if !self.polls.get().is_multiple_of(self.pages) {
+                    page["LastEvaluatedKey"] = json!({"SK": {"S": "EVENT#9"}});
+                }
+                page
             }
         })
     }
@@ -56,15 +63,21 @@ struct Cost {
     completed: bool,
 }
 
-/// One session whose agent works for this long.
-async fn session(machine: &StateMachine, works: TimeDelta) -> Cost {
+/// A journal whose terminal event comes so long after its start.
+fn simulated(works: TimeDelta, pages: u32) -> Simulated {
     let start = DateTime::UNIX_EPOCH + TimeDelta::days(20_000);
-    let services = Simulated {
+    Simulated {
         now: Cell::new(start),
         ends: start + works,
         polls: Cell::new(0),
+        pages,
         waited: Cell::default(),
-    };
+    }
+}
+
+/// One session whose agent works for this long.
+async fn session(machine: &StateMachine, works: TimeDelta) -> Cost {
+    let services = simulated(works, 1);
     let name = "00000000-0000-4000-8000-000000000000";
     let (outcome, usage) = Execution::new(name, json!({})).run(machine, &services).await;
     let completed = matches!(outcome, Outcome::Succeeded(_));
@@ -77,6 +90,10 @@ async fn session(machine: &StateMachine, works: TimeDelta) -> Cost {
 }
 
 fn machine(min: u32, max: u32, attempts: u32) -> StateMachine {
+    StateMachine::load(&definition(min, max, attempts)).unwrap()
+}
+
+fn definition(min: u32, max: u32, attempts: u32) -> Value {
     let definition = Definition {
         journal_table_name: "table".to_owned(),
         invoker_function_arn: "function".to_owned(),
@@ -85,15 +102,20 @@ fn machine(min: u32, max: u32, attempts: u32) -> StateMachine {
         poll_max_seconds: max,
         max_poll_attempts: attempts,
     };
-    let rendered = definition.render().unwrap().to_string();
-    // Polling without a budget, as is customary, to see how far it comes.
-    let rendered = rendered.replace("$pollsDone >= 2000", "false");
-    StateMachine::load(&serde_json::from_str(&rendered).unwrap()).unwrap()
+    definition.render().unwrap()
+}
+
+/// Polling every 10 s without a budget, as is customary, to see how far it comes.
+fn customary() -> StateMachine {
+    let budgeted = definition(10, 10, 1_200).to_string();
+    let endless = budgeted.replace("$pollsDone >= 1200", "false");
+    assert_ne!(endless, budgeted);
+    StateMachine::load(&serde_json::from_str(&endless).unwrap()).unwrap()
 }
 
 #[tokio::test]
 async fn the_monitor_is_as_prompt_and_as_cheap_as_the_table_says() {
-    let (growing, fixed) = (machine(2, 60, 600), machine(10, 10, 2_000));
+    let (growing, fixed) = (machine(2, 60, 600), customary());
     let mut table = String::from(
         "| session | wait | polls | state transitions | history events | noticed within | USD |\n|---|---|---|---|---|---|---|\n",
     );
@@ -126,4 +148,19 @@ async fn the_monitor_is_as_prompt_and_as_cheap_as_the_table_says() {
     println!("{table}");
     let document = include_str!("../../workflow/README.md");
     assert!(document.contains(&table), "workflow/README.md has another table than this:\n{table}");
+}
+
+/// An execution that runs out of history events cannot write SESSION_FAILED.
+#[tokio::test]
+async fn the_largest_budget_fits_the_history_of_the_most_talkative_session() {
+    let services = simulated(TimeDelta::days(100), 2);
+    let name = "00000000-0000-4000-8000-000000000000";
+    let machine = machine(2, 60, 1_200);
+    let (outcome, usage) = Execution::new(name, json!({})).run(&machine, &services).await;
+    assert!(
+        matches!(&outcome, Outcome::Failed { error, .. } if error == "PollAttemptsSpent"),
+        "{outcome:?}"
+    );
+    assert_eq!(services.polls.get(), 2 * 1_200);
+    assert!(usage.history_events < 22_000, "{usage:?}");
 }

@@ -77,6 +77,8 @@ async fn a_trace_of_the_callers_is_the_sessions_and_reaches_the_agent() {
     for (input, kept) in [
         (json!({"traceparent": given}), true),
         (json!({"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736"}), false),
+        (json!({"traceparent": "00-00000000000000000000000000000000-00f067aa0ba902b7-01"}), false),
+        (json!({"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01"}), false),
         (json!({"traceparent": 7}), false),
     ] {
         let run = execution(input.clone());

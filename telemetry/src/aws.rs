@@ -1,7 +1,7 @@
 //! The signature that AWS's own OTLP endpoint asks for:
 //! <https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch-OTLPEndpoint.html>.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use aws_config::BehaviorVersion;
 use aws_credential_types::Credentials;
@@ -9,23 +9,42 @@ use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvid
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
 use aws_sigv4::sign::v4;
 use opentelemetry_http::{Bytes, HttpError, Request};
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
 
-/// Signs requests to X-Ray with the credentials of the process, and no other request. Credentials
-/// are asked for anew at every export, so that expired ones are not used.
+/// Credentials that expire sooner than this are not used any more.
+const MARGIN: Duration = Duration::from_secs(60);
+
+/// Signs requests to X-Ray with the credentials of the process, and no other request.
 #[derive(Debug, Default)]
-pub(crate) struct Signer(OnceCell<Option<SharedCredentialsProvider>>);
+pub(crate) struct Signer {
+    provider: OnceCell<Option<SharedCredentialsProvider>>,
+    /// Kept until they expire: behind the provider may be a service, and an export comes every 5 s.
+    credentials: Mutex<Option<Credentials>>,
+}
 
 impl Signer {
     pub async fn sign(&self, request: &mut Request<Bytes>) -> Result<(), HttpError> {
-        let Some(region) = region(request.uri().host().unwrap_or_default()) else { return Ok(()) };
-        let region = region.to_owned();
+        let uri = request.uri();
+        let host = uri.host().filter(|_| uri.scheme_str() == Some("https")).unwrap_or_default();
+        let Some(region) = region(host).map(str::to_owned) else { return Ok(()) };
+        let now = SystemTime::now();
+        sign_with(request, self.credentials(now).await?, &region, now)
+    }
+
+    async fn credentials(&self, now: SystemTime) -> Result<Credentials, HttpError> {
         let load = async || {
             aws_config::defaults(BehaviorVersion::latest()).load().await.credentials_provider()
         };
-        let provider = self.0.get_or_init(load).await.as_ref().ok_or("no AWS credentials")?;
-        let credentials = provider.provide_credentials().await?;
-        sign_with(request, credentials, &region, SystemTime::now())
+        let provider =
+            self.provider.get_or_init(load).await.as_ref().ok_or("no AWS credentials")?;
+        let mut kept = self.credentials.lock().await;
+        let valid = |it: &Credentials| it.expiry().is_none_or(|expiry| expiry > now + MARGIN);
+        let credentials = match kept.take().filter(valid) {
+            Some(credentials) => credentials,
+            None => provider.provide_credentials().await?,
+        };
+        *kept = Some(credentials.clone());
+        Ok(credentials)
     }
 }
 
@@ -65,7 +84,39 @@ fn sign_with(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use aws_credential_types::provider::future::ProvideCredentials as Provided;
+
+    /// Gives credentials of an hour, and counts how often.
+    #[derive(Debug, Default)]
+    struct Hourly(AtomicU32);
+
+    impl ProvideCredentials for Hourly {
+        fn provide_credentials<'a>(&'a self) -> Provided<'a>
+        where
+            Self: 'a,
+        {
+            let hours = self.0.fetch_add(1, Ordering::Relaxed) + 1;
+            let expiry = SystemTime::UNIX_EPOCH + hours * Duration::from_secs(3_600);
+            let id = format!("AKID{hours}");
+            Provided::ready(Ok(Credentials::new(id, "secret", None, Some(expiry), "test")))
+        }
+    }
+
+    #[tokio::test]
+    async fn credentials_are_asked_for_again_before_they_expire_and_no_sooner() {
+        let provider = SharedCredentialsProvider::new(Hourly::default());
+        let signer =
+            Signer { provider: OnceCell::new_with(Some(Some(provider))), ..Signer::default() };
+        for (minute, id) in
+            [(0, "AKID1"), (58, "AKID1"), (59, "AKID2"), (118, "AKID2"), (119, "AKID3")]
+        {
+            let now = SystemTime::UNIX_EPOCH + Duration::from_secs(60 * minute);
+            let credentials = signer.credentials(now).await.unwrap();
+            assert_eq!(credentials.access_key_id(), id, "at minute {minute}");
+        }
+    }
 
     #[test]
     fn a_request_to_x_ray_is_signed_as_botocore_signs_it() {

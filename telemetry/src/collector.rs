@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use aws_smithy_http_client::Connector;
@@ -21,15 +21,20 @@ use crate::aws::Signer;
 /// How long one export may take, by OpenTelemetry's default.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long the log says nothing more of a collector once it said that it takes nothing.
+const SILENCE: Duration = Duration::from_secs(60 * 60);
+
 /// A client for one exporter, whose thread it may block: it does its work on a runtime of its own,
 /// so that an export needs nothing of the process's runtime, which may be busy, frozen or gone.
 #[derive(Debug)]
 pub(crate) struct Collector {
-    runtime: Mutex<Runtime>,
+    runtime: Runtime,
     connector: Connector,
     signer: Signer,
     timeout: Duration,
     reached: Arc<AtomicBool>,
+    /// When the log last said that it takes nothing.
+    told: Mutex<Option<Instant>>,
 }
 
 impl Collector {
@@ -37,7 +42,7 @@ impl Collector {
     /// If the process may have no more files or threads.
     pub fn new(timeout: Option<Duration>) -> io::Result<Self> {
         Ok(Self {
-            runtime: Mutex::new(Builder::new_current_thread().enable_all().build()?),
+            runtime: Builder::new_current_thread().enable_all().build()?,
             // A connection is not kept: between two exports nobody would notice that it was closed.
             connector: Connector::builder()
                 .pool_max_idle_per_host(0)
@@ -46,6 +51,7 @@ impl Collector {
             signer: Signer::default(),
             timeout: timeout.unwrap_or(TIMEOUT),
             reached: Arc::new(AtomicBool::new(true)),
+            told: Mutex::default(),
         })
     }
 
@@ -63,20 +69,19 @@ impl Collector {
         Ok(answer)
     }
 
-    /// Logs that the collector cannot be reached once, not at every export.
+    /// Logs that the collector takes nothing, not at every export.
     fn log(&self, to: &str, result: &Result<Response<Bytes>, HttpError>) {
         let failure = match result {
             Ok(response) if response.status().is_success() => None,
             Ok(response) => Some(response.status().to_string()),
             Err(error) => Some(display_chain(&**error)),
         };
-        let reached = self.reached.swap(failure.is_none(), Ordering::Relaxed);
-        match failure {
-            Some(failure) if reached => {
-                tracing::warn!("the collector {to} takes no telemetry: {failure}");
-            }
-            None if !reached => tracing::info!("the collector {to} takes telemetry again"),
-            _ => {}
+        self.reached.store(failure.is_none(), Ordering::Relaxed);
+        let Some(failure) = failure else { return };
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| told.elapsed() > SILENCE) {
+            *told = Some(Instant::now());
+            tracing::warn!("the collector {to} takes no telemetry: {failure}");
         }
     }
 }
@@ -88,8 +93,7 @@ impl HttpClient for Collector {
         let uri = request.uri();
         let port = uri.port().map(|port| format!(":{port}")).unwrap_or_default();
         let to = format!("{}{port}{}", uri.host().unwrap_or_default(), uri.path());
-        let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = runtime.block_on(async {
+        let result = self.runtime.block_on(async {
             tokio::time::timeout(self.timeout, self.send(request)).await.unwrap_or_else(|_| {
                 Err(format!("no answer within {} ms", self.timeout.as_millis()).into())
             })

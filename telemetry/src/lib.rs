@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `OTEL_EXPORTER_OTLP_ENDPOINT`, `…_TRACES_ENDPOINT`, `…_METRICS_ENDPOINT` | where the collector is; `https://xray.REGION.amazonaws.com/v1/traces` is signed for AWS |
 //! | `OTEL_EXPORTER_OTLP_HEADERS`, `…_TIMEOUT` | as the [standard][otlp] says |
-//! | `OTEL_EXPORTER_OTLP_PROTOCOL` | `http/protobuf`; another is warned of, and not used |
+//! | `OTEL_EXPORTER_OTLP_PROTOCOL`, `…_COMPRESSION` | `http/protobuf`, `none`; another is warned of, and not used |
 //! | `OTEL_TRACES_EXPORTER`, `OTEL_METRICS_EXPORTER` | `none` switches one off |
 //! | `OTEL_SDK_DISABLED` | `true` switches both off |
 //! | `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER`, `OTEL_BSP_*`, `OTEL_METRIC_EXPORT_INTERVAL` | as the [standard][sdk] says |
@@ -34,10 +34,14 @@ use opentelemetry::trace::{SpanRef, Status, TraceContextExt};
 use opentelemetry::{Context, KeyValue, global};
 use opentelemetry_otlp::{ExporterBuildError, MetricExporter, SpanExporter, WithHttpConfig};
 use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkError;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use tokio::sync::Mutex;
+use tracing::level_filters::LevelFilter;
 use tracing::{Span, field};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 
 use crate::collector::Collector;
 
@@ -55,8 +59,10 @@ pub struct Telemetry {
 /// Traces or metrics.
 struct Signal {
     provider: Provider,
-    /// Whether the collector took the last export.
+    /// Whether the collector takes what it is sent, and in time.
     reached: Arc<AtomicBool>,
+    /// Held by a flush, of which only one may block a thread.
+    flushing: Arc<Mutex<()>>,
 }
 
 #[derive(Clone)]
@@ -66,7 +72,7 @@ enum Provider {
 }
 
 impl Provider {
-    /// Sends what was collected; blocks.
+    /// Sends what was collected; blocks until the collector has it or the export is given up.
     fn flush(&self) {
         // Why it failed, the collector's client has logged.
         let _ = match self {
@@ -75,12 +81,13 @@ impl Provider {
         };
     }
 
-    /// The same for the last time.
-    fn stop(&self) {
-        let _ = match self {
+    /// The same for the last time; whether it was in time.
+    fn stop(&self) -> bool {
+        let stopped = match self {
             Self::Traces(provider) => provider.shutdown_with_timeout(FLUSH_DEADLINE),
             Self::Metrics(provider) => provider.shutdown_with_timeout(FLUSH_DEADLINE),
         };
+        !matches!(stopped, Err(OTelSdkError::Timeout(_)))
     }
 }
 
@@ -93,7 +100,10 @@ impl Telemetry {
         start_logs();
         let resource = Resource::builder().build();
         let named = resource.iter().any(|(key, name)| {
-            key.as_str() == "service.name" && !name.as_str().starts_with("unknown_service")
+            let name = name.as_str();
+            key.as_str() == "service.name"
+                && !name.is_empty()
+                && !name.starts_with("unknown_service")
         });
         let resource = match named {
             true => resource,
@@ -110,7 +120,7 @@ impl Telemetry {
             }
             let provider = builder.with_batch_exporter(exporter).build();
             global::set_tracer_provider(provider.clone());
-            signals.push(Signal { provider: Provider::Traces(provider), reached });
+            signals.push(Signal::new(Provider::Traces(provider), reached));
         }
         let metrics = exporter("METRICS", |collector| {
             MetricExporter::builder().with_http().with_http_client(collector).build()
@@ -119,7 +129,7 @@ impl Telemetry {
             let builder = SdkMeterProvider::builder().with_resource(resource);
             let provider = builder.with_periodic_exporter(exporter).build();
             global::set_meter_provider(provider.clone());
-            signals.push(Signal { provider: Provider::Metrics(provider), reached });
+            signals.push(Signal::new(Provider::Metrics(provider), reached));
         }
         Self { signals }
     }
@@ -127,16 +137,7 @@ impl Telemetry {
     /// Sends what was collected. Waits for a collector for a second, and after that for a tenth as
     /// long as it does not take anything.
     pub async fn flush(&self) {
-        let flushes = self.signals.iter().map(async |Signal { provider, reached }| {
-            let known = reached.load(Ordering::Relaxed);
-            let limit = if known { FLUSH_DEADLINE } else { FLUSH_DEADLINE / 10 };
-            let provider = provider.clone();
-            let flushed = tokio::task::spawn_blocking(move || provider.flush());
-            if tokio::time::timeout(limit, flushed).await.is_err() {
-                reached.store(false, Ordering::Relaxed);
-            }
-        });
-        futures_util::future::join_all(flushes).await;
+        futures_util::future::join_all(self.signals.iter().map(Signal::flush)).await;
     }
 
     /// The same at the end of the process, for a second at most; nothing is collected afterwards.
@@ -147,24 +148,51 @@ impl Telemetry {
             let (stopped, when_stopped) = mpsc::channel();
             // In a thread of its own: no signal waits for another, nor this process for both.
             std::thread::spawn(move || {
-                provider.stop();
-                let _ = stopped.send(());
+                let _ = stopped.send(provider.stop());
             });
             stops.push(when_stopped);
         }
-        let late = stops.iter().any(|stop| {
-            stop.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_err()
+        let in_time = stops.iter().all(|stop| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            stop.recv_timeout(left).unwrap_or(false)
         });
-        if late {
+        if !in_time {
             tracing::warn!("a collector did not take the last telemetry within a second");
         }
     }
 }
 
+impl Signal {
+    fn new(provider: Provider, reached: Arc<AtomicBool>) -> Self {
+        Self { provider, reached, flushing: Arc::default() }
+    }
+
+    async fn flush(&self) {
+        let known = self.reached.load(Ordering::Relaxed);
+        let limit = if known { FLUSH_DEADLINE } else { FLUSH_DEADLINE / 10 };
+        let flush = async {
+            let flushing = Arc::clone(&self.flushing).lock_owned().await;
+            let provider = self.provider.clone();
+            let flush = move || {
+                provider.flush();
+                drop(flushing);
+            };
+            let _ = tokio::task::spawn_blocking(flush).await;
+        };
+        if tokio::time::timeout(limit, flush).await.is_err() {
+            self.reached.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Target of the spans that give lines their ids.
+const IDS: &str = "ids";
+
 /// A span for the log: every line within it carries these ids. At every level, because a warning
 /// needs them most.
 pub fn log_span(session_id: &impl Display, invocation_id: &str, trace: &Context) -> Span {
     let span = tracing::error_span!(
+        target: IDS,
         "invocation",
         %session_id,
         invocation_id,
@@ -179,28 +207,39 @@ pub fn log_span(session_id: &impl Display, invocation_id: &str, trace: &Context)
     span
 }
 
-/// Marks a span as failed, with as much of the message as the journal keeps, as [the standard records an error][recorded].
+/// Marks a span as failed, with as much of the message as the journal keeps, as
+/// [the standard records an error][recorded].
 ///
 /// [recorded]: https://opentelemetry.io/docs/specs/semconv/general/recording-errors/
 pub fn record_error(span: &SpanRef<'_>, error_type: &str, message: &str) {
-    let error_type = truncate(error_type, MAX_ID_BYTES);
-    let message = truncate(message, MAX_ERROR_MESSAGE_BYTES);
-    span.set_attribute(KeyValue::new("error.type", error_type.to_owned()));
-    span.add_event(
-        "exception",
-        vec![
-            KeyValue::new("exception.type", error_type.to_owned()),
-            KeyValue::new("exception.message", message.to_owned()),
-        ],
-    );
-    span.set_status(Status::error(message.to_owned()));
+    let error_type = truncate(error_type, MAX_ID_BYTES).to_owned();
+    span.set_attribute(KeyValue::new("error.type", error_type));
+    span.set_status(Status::error(truncate(message, MAX_ERROR_MESSAGE_BYTES).to_owned()));
+}
+
+/// What is logged unless `RUST_LOG` says something else. The HTTP client would repeat each failed
+/// export, and lambda_runtime each failed invocation without its ids.
+const DEFAULT_FILTER: &str =
+    "info,actix_server=warn,aws_smithy_http_client=error,lambda_runtime::layers::panic=off";
+
+/// The filter of the log, whatever it says about these: without them lines have no ids, and at the
+/// level `trace` these libraries log bodies and addresses with passwords.
+fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
+    let mut filter = EnvFilter::try_new(directives)?.add_directive(format!("{IDS}=error").parse()?);
+    if filter.max_level_hint() == Some(LevelFilter::TRACE) {
+        for library in ["aws_smithy_runtime", "h2", "hyper", "hyper_util", "lambda_runtime"] {
+            filter = filter.add_directive(format!("{library}=debug").parse()?);
+        }
+    }
+    Ok(filter)
 }
 
 fn start_logs() {
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,actix_server=warn"));
+    let given = std::env::var("RUST_LOG").ok().filter(|directives| !directives.is_empty());
+    let read = filter(given.as_deref().unwrap_or(DEFAULT_FILTER));
+    let invalid = read.as_ref().err().map(ToString::to_string);
     let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(read.or_else(|_| filter(DEFAULT_FILTER)).unwrap_or_default())
         .with_writer(std::io::stderr)
         // It would report a closed stderr on stderr, and panic.
         .log_internal_errors(false);
@@ -212,6 +251,9 @@ fn start_logs() {
     } else {
         logs.json().with_current_span(false).try_init()
     };
+    if let Some(invalid) = invalid {
+        tracing::warn!("RUST_LOG is not valid, so it is not used: {invalid}");
+    }
 }
 
 /// The exporter of a signal, if the environment asks for it, and whether it reaches its collector.
@@ -229,19 +271,20 @@ fn exporter<E>(
     let disabled = variable("OTEL_SDK_DISABLED").is_some_and(|it| it.eq_ignore_ascii_case("true"))
         || variable(&format!("OTEL_{signal}_EXPORTER"))
             .is_some_and(|names| names.split(',').all(|name| name.trim() != "otlp"));
-    if disabled || either("ENDPOINT").is_none() {
-        return None;
-    }
-    if let Some((protocol, name)) = either("PROTOCOL").filter(|(it, _)| it != "http/protobuf") {
-        tracing::warn!("{name} is {protocol}, of which this program knows http/protobuf only");
+    let (_, endpoint) = either("ENDPOINT").filter(|_| !disabled)?;
+    for (name, known) in [("PROTOCOL", "http/protobuf"), ("COMPRESSION", "none")] {
+        if let Some((value, name)) = either(name).filter(|(value, _)| value != known) {
+            tracing::warn!("{name} is {value}, of which this program knows {known} only");
+        }
     }
     let timeout = either("TIMEOUT").and_then(|(millis, _)| millis.parse().ok());
-    let exporter = Collector::new(timeout.map(Duration::from_millis))
-        .map_err(|error| error.to_string())
-        .and_then(|collector| {
-            let reached = collector.reached();
-            let exporter = build(collector).map_err(|error| error.to_string())?;
-            Ok((exporter, reached))
-        });
+    let timeout = timeout.filter(|&millis| millis > 0).map(Duration::from_millis);
+    let exporter = Collector::new(timeout).map_err(|error| error.to_string());
+    let exporter = exporter.and_then(|collector| {
+        let reached = collector.reached();
+        // Its text would have the address, and so what is secret of it.
+        let exporter = build(collector).map_err(|_| format!("{endpoint} must be an http URL"))?;
+        Ok((exporter, reached))
+    });
     exporter.inspect_err(|error| tracing::error!("no {signal} will be exported: {error}")).ok()
 }

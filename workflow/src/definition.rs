@@ -4,9 +4,10 @@ use thiserror::Error;
 /// The definition with its substitutions still to be made.
 pub const SOURCE: &str = include_str!("../session.asl.json");
 
-/// Polls that fit the 25,000 history events of an execution: 9 per poll, and 7,000 for the retries
-/// of failed calls, because an execution that runs out of events ends without SESSION_FAILED.
-const MAX_POLL_ATTEMPTS: u32 = 2_000;
+/// Polls that fit the 25,000 history events of an execution, which ends without SESSION_FAILED when
+/// it runs out of them: 9 per page, two pages of the most talkative task (1,000 events of progress
+/// of 1 KB each), and some 3,000 for the retries of failed calls.
+const MAX_POLL_ATTEMPTS: u32 = 1_200;
 
 /// What the definition is rendered with: the `DefinitionSubstitutions` of the template.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +22,7 @@ pub struct Definition {
     pub poll_min_seconds: u32,
     /// `PollMaxSeconds`: the longest wait between two polls, in seconds.
     pub poll_max_seconds: u32,
-    /// `MaxPollAttempts`: polls after which the session is given up, at most 2,000.
+    /// `MaxPollAttempts`: polls after which the session is given up, at most 1,200.
     pub max_poll_attempts: u32,
 }
 
@@ -125,8 +126,8 @@ mod tests {
 
     #[test]
     fn a_number_out_of_bounds_and_a_broken_value_are_refused() {
-        let error = Definition { max_poll_attempts: 2_001, ..definition() }.render().unwrap_err();
-        assert_eq!(error.to_string(), "MaxPollAttempts is 2001: it must be from 1 to 2000");
+        let error = Definition { max_poll_attempts: 1_201, ..definition() }.render().unwrap_err();
+        assert_eq!(error.to_string(), "MaxPollAttempts is 1201: it must be from 1 to 1200");
         assert!(Definition { poll_min_seconds: 0, ..definition() }.render().is_err());
         assert!(Definition { poll_max_seconds: 1, ..definition() }.render().is_err());
         let quoted = Definition { journal_table_name: "a\"b".to_owned(), ..definition() };

@@ -264,12 +264,7 @@ fn next(run: &Run, stopped: Hop) -> Vec<String> {
             "Look at the execution, on AWS: aws stepfunctions get-execution-history --execution-arn {arn}"
         ));
     }
-    next.extend(run.trace_id().map(|trace| {
-        let trace = escape(trace);
-        format!(
-            "Look at the trace: {trace} in your tracing tool, or while `up` runs \
-             http://127.0.0.1:4318/traces/{trace} (the port is --otlp-port)"
-        )
-    }));
+    let trace = run.trace_id().map(escape);
+    next.extend(trace.map(|trace| format!("Look at the trace: {trace} in your tracing tool")));
     next
 }

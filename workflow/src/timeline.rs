@@ -68,11 +68,17 @@ pub fn summary(run: &Run, number: usize, count: usize, now: Timestamp) -> String
             let session = open.status == Status::SessionInitiated;
             !session || (run.open.len() == 1 && run.ending == Ending::Running)
         };
+        // After the end, time does not pass for it any more.
+        let ended = match run.ending {
+            Ending::Failed(last) => last.timestamp.parse().ok(),
+            _ => None,
+        };
+        let (until, of) = ended.map_or((now, "ago"), |end: Timestamp| (end, "before the end"));
         lines.extend(run.open.iter().filter(told).map(|open| {
             format!(
-                "no end of  {}, which began {} ago",
+                "no end of  {}, which began {} {of}",
                 escape(open.status.as_str()),
-                ago(open, now)
+                ago(open, until)
             )
         }));
     }

@@ -1,6 +1,7 @@
 """What the Rust container does, on the Python SDK: one client, and no call that blocks its loop."""
 
 import asyncio
+import logging
 import os
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,8 @@ from bedrock_agentcore import BedrockAgentCoreApp
 import journal
 
 app = BedrockAgentCoreApp()
+# By default it logs three lines an invocation.
+app.logger.setLevel(logging.WARNING)
 threads = ThreadPoolExecutor(journal.THREADS)
 tasks = set()
 

@@ -68,10 +68,12 @@ impl Stack {
 
     /// What the agent-runtime and the invoker logged.
     pub fn logs(&self) -> String {
-        let log = |name: &str| {
-            std::fs::read_to_string(self.logs.path().join(format!("{name}.log"))).unwrap()
-        };
-        log(local::system::AGENT) + &log(local::system::INVOKER)
+        self.log(local::system::AGENT) + &self.log(local::system::INVOKER)
+    }
+
+    /// What one of them logged.
+    pub fn log(&self, name: &str) -> String {
+        std::fs::read_to_string(self.logs.path().join(format!("{name}.log"))).unwrap()
     }
 
     /// A system around an agent-runtime that listens elsewhere, or not at all.

@@ -42,6 +42,9 @@ enum Command {
     Explain {
         /// The session's id
         id: SessionId,
+        /// Where traces are shown: in front of a trace's id, such as http://127.0.0.1:4318/traces
+        #[arg(long, env = "TRACES_URL")]
+        traces_url: Option<String>,
     },
 }
 
@@ -74,7 +77,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Start(args) => start::start(&config, journal, args).await,
         Command::Events(args) => show::show(&journal()?, &args).await,
-        Command::Explain { id } => show::tell(&journal()?, &id).await,
+        Command::Explain { id, traces_url } => show::tell(&journal()?, &id, traces_url).await,
     }
 }
 

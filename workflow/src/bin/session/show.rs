@@ -69,12 +69,18 @@ pub async fn show(journal: &Journal, args: &EventsArgs) -> Result<ExitCode> {
     screen.end(&runs, run)
 }
 
-/// Says what happened to a session.
-pub async fn tell(journal: &Journal, id: &SessionId) -> Result<ExitCode> {
+/// Says what happened to a session, and where its trace is shown.
+pub async fn tell(journal: &Journal, id: &SessionId, traces: Option<String>) -> Result<ExitCode> {
     let events = journal.events(id).await?;
     let runs = runs(not_empty(&events, id)?);
-    writeln!(anstream::stdout(), "{}", explain(&runs, SystemTime::now().into()))?;
-    Ok(newest(&runs).map_or(0, Run::exit_code).into())
+    let newest = newest(&runs);
+    let mut out = anstream::stdout();
+    writeln!(out, "{}", explain(&runs, SystemTime::now().into()))?;
+    if let (Some(url), Some(trace)) = (traces, newest.and_then(Run::trace_id)) {
+        let url = url.trim_end_matches('/');
+        writeln!(out, "The trace is at {url}/{}", timeline::escape(trace))?;
+    }
+    Ok(newest.map_or(0, Run::exit_code).into())
 }
 
 fn not_empty<'a>(events: &'a [Event], id: &SessionId) -> Result<&'a [Event]> {

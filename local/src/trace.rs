@@ -1,0 +1,111 @@
+//! A trace as a tree of its spans.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use workflow::timeline;
+
+/// Levels that are indented; what is deeper stands below the last.
+const MAX_DEPTH: usize = 40;
+
+/// A finished span.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Span {
+    /// 16 hex digits.
+    pub id: String,
+    /// The same of the span that caused it; empty if none did.
+    pub parent: String,
+    /// Whether that one is of the same process.
+    pub parent_is_local: bool,
+    /// `service.name` of the process that it is from.
+    pub service: String,
+    /// Its name.
+    pub name: String,
+    /// Nanoseconds since 1970.
+    pub start: u64,
+    /// Nanoseconds since 1970.
+    pub end: u64,
+    /// Its status' message, if it is an error.
+    pub error: Option<String>,
+    /// Its attributes as text.
+    pub attributes: BTreeMap<String, String>,
+    /// Its events: nanoseconds since 1970, name, and text.
+    pub events: Vec<(u64, String, String)>,
+}
+
+/// A trace as a person reads it: the session whose journal has the rest of the story, and a line for
+/// each span with offset from the first one's start, duration, process, name indented below the span
+/// that caused it, and the message of an error; below it its events, such as an agent's progress.
+/// Where the cause of a span is of the same process and has not come, a line says so in its place.
+#[must_use]
+pub fn tree(trace_id: &str, spans: &[Span]) -> String {
+    let session = spans.iter().find_map(|span| span.attributes.get("session.id"));
+    let session = session.map_or_else(String::new, |id| format!(" of session {id}"));
+    let mut lines =
+        timeline::escape(&format!("Trace {trace_id}{session}: start, duration, process, span"));
+    lines.push('\n');
+    let start = spans.iter().map(|span| span.start).min().unwrap_or_default();
+    let known: BTreeSet<&str> = spans.iter().map(|span| span.id.as_str()).collect();
+    let mut children: HashMap<&str, Vec<&Span>> = HashMap::new();
+    for span in spans {
+        children.entry(span.parent.as_str()).or_default().push(span);
+    }
+    let mut shown = BTreeSet::new();
+    // Behind those without a cause that is known come those that cause themselves in a circle.
+    let roots = spans.iter().filter(|span| !known.contains(span.parent.as_str()));
+    for root in roots.chain(spans) {
+        if shown.contains(root.id.as_str()) {
+            continue;
+        }
+        let mut depth = 0;
+        let mut open = vec![(root, depth)];
+        if root.parent_is_local && !known.contains(root.parent.as_str()) {
+            let nobody = "(not ended: it still runs, or its process was killed)";
+            lines += &line(start, root.start, None, &root.service, depth, nobody);
+            depth += 1;
+            let siblings = children.get(root.parent.as_str()).into_iter().flatten();
+            open = siblings.rev().map(|span| (*span, depth)).collect();
+        }
+        while let Some((span, depth)) = open.pop() {
+            if shown.insert(span.id.as_str()) {
+                lines += &branch(start, span, depth);
+                let next = children.get(span.id.as_str()).into_iter().flatten();
+                open.extend(next.rev().map(|span| (*span, depth + 1)));
+            }
+        }
+    }
+    lines
+}
+
+/// A span and its events.
+fn branch(start: u64, span: &Span, depth: usize) -> String {
+    let error = span.error.as_deref().map(|message| {
+        let error_type = span.attributes.get("error.type").map_or("ERROR", String::as_str);
+        format!("  {error_type}: {message}")
+    });
+    let what = format!("{}{}", span.name, error.unwrap_or_default());
+    let took = span.end.saturating_sub(span.start);
+    let mut lines = line(start, span.start, Some(took), &span.service, depth, &what);
+    let mut events = Vec::from_iter(&span.events);
+    events.sort_by_key(|(time, ..)| time);
+    for (time, event, text) in events {
+        let event = format!("  · {event}  {text}");
+        lines += &line(start, *time, None, &span.service, depth, event.trim_end());
+    }
+    lines
+}
+
+fn line(
+    start: u64,
+    time: u64,
+    took: Option<u64>,
+    service: &str,
+    depth: usize,
+    what: &str,
+) -> String {
+    let seconds = |nanos: u64| std::time::Duration::from_nanos(nanos).as_secs_f64();
+    let offset = seconds(time.saturating_sub(start));
+    let took = took.map(|took| format!("{:.3} s", seconds(took))).unwrap_or_default();
+    let (service, what) = (timeline::escape(service), timeline::escape(what));
+    let indent = 2 * depth.min(MAX_DEPTH);
+    format!("{offset:>9.3} s  {took:>11}  {service:<13}  {:indent$}{what}\n", "")
+}
