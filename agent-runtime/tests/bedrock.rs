@@ -2,15 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
+#[path = "support/converse.rs"]
+mod converse;
 mod support;
 
-use std::collections::VecDeque;
-use std::net::TcpListener;
-use std::sync::{Arc, Mutex};
-
-use actix_web::http::StatusCode;
-use actix_web::web::{self, Data, Json, Path};
-use actix_web::{App, HttpResponse, HttpServer};
 use agent_runtime::{AgentError, BedrockAgent, BedrockSettings, Context, Tool};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
@@ -18,43 +13,14 @@ use aws_credential_types::provider::future::ProvideCredentials as Provided;
 use aws_sdk_bedrockruntime::config::{
     BehaviorVersion, Config, ProvideCredentials, Region, SharedCredentialsProvider,
 };
+use converse::{Answer, Converse, MODEL, answer, tool_use};
 use journal::Event;
 use serde_json::{Value, json};
 use support::{Dynamo, Fault, Host, session_id};
 
-/// Status, the error's code if it is one, and body.
-type Answer = (u16, &'static str, Value);
-
-/// Answers by script, and keeps what it was asked.
-#[derive(Clone, Default)]
-struct Service {
-    answers: Arc<Mutex<VecDeque<Answer>>>,
-    asked: Arc<Mutex<Vec<Value>>>,
-}
-
-async fn converse(
-    model: Path<String>,
-    request: Json<Value>,
-    service: Data<Service>,
-) -> HttpResponse {
-    assert_eq!(*model, "test.model-v1:0");
-    service.asked.lock().unwrap().push(request.into_inner());
-    let mut answers = service.answers.lock().unwrap();
-    // The last one is given for ever, as a service that throttles does.
-    let (status, code, body) = match answers.len() {
-        1 => answers[0].clone(),
-        _ => answers.pop_front().unwrap(),
-    };
-    let mut answer = HttpResponse::build(StatusCode::from_u16(status).unwrap());
-    if !code.is_empty() {
-        answer.insert_header(("x-amzn-errortype", code));
-    }
-    answer.json(body)
-}
-
 fn settings() -> BedrockSettings {
     BedrockSettings::from_env(|name| match name {
-        "MODEL_ID" => Some("test.model-v1:0".to_owned()),
+        "MODEL_ID" => Some(MODEL.to_owned()),
         "SYSTEM_PROMPT" => Some("Be brief.".to_owned()),
         "MAX_TURNS" => Some("3".to_owned()),
         _ => None,
@@ -63,13 +29,13 @@ fn settings() -> BedrockSettings {
 }
 
 fn client(
-    address: &str,
+    endpoint: &str,
     credentials: impl ProvideCredentials + 'static,
 ) -> aws_sdk_bedrockruntime::Client {
     let config = Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new("us-east-1"))
-        .endpoint_url(format!("http://{address}"))
+        .endpoint_url(endpoint)
         .credentials_provider(SharedCredentialsProvider::new(credentials));
     aws_sdk_bedrockruntime::Client::from_conf(config.build())
 }
@@ -102,44 +68,17 @@ async fn run_with(
     answers: impl IntoIterator<Item = Answer>,
     credentials: impl ProvideCredentials + 'static,
 ) -> (Vec<Event>, Vec<Value>) {
-    let service = Service::default();
-    service.answers.lock().unwrap().extend(answers);
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let data = Data::new(service.clone());
-    let server = HttpServer::new(move || {
-        App::new().app_data(data.clone()).route("/model/{model}/converse", web::post().to(converse))
-    });
-    let server = server.workers(1).disable_signals().listen(listener).unwrap().run();
-    let handle = server.handle();
-    tokio::spawn(server);
-    let agent = BedrockAgent::new(settings).with_client(client(&address, credentials));
+    let service = Converse::start(answers);
+    let agent = BedrockAgent::new(settings).with_client(client(&service.endpoint, credentials));
     let host = Host::start_with(&Dynamo::new(|_| Fault::None), agent.with_tool(Double));
     let id = session_id();
     assert_eq!(host.invoke(&id, "run-1", json!({"prompt": "What is 2 x 21?"})).await.0, 200);
     host.terminal(&id).await;
-    let events = host.events(&id).await;
-    handle.stop(false).await;
-    let asked = service.asked.lock().unwrap().clone();
-    (events, asked)
+    (host.events(&id).await, service.stop().await)
 }
 
 async fn run(answers: impl IntoIterator<Item = Answer>) -> (Vec<Event>, Vec<Value>) {
     run_with(settings(), answers, Credentials::for_tests()).await
-}
-
-fn answer(stop_reason: &str, content: Value) -> Answer {
-    let body = json!({
-        "output": {"message": {"role": "assistant", "content": content}},
-        "stopReason": stop_reason,
-        "usage": {"inputTokens": 10, "outputTokens": 5, "totalTokens": 15},
-        "metrics": {"latencyMs": 7},
-    });
-    (200, "", body)
-}
-
-fn tool_use(id: &str, name: &str, input: Value) -> Value {
-    json!({"toolUse": {"toolUseId": id, "name": name, "input": input}})
 }
 
 /// How the task failed: type and message.
@@ -222,6 +161,13 @@ async fn what_the_service_refuses_is_in_the_journal_with_code_and_message() {
     for (status, code, message, expected, calls) in [
         (429, "ThrottlingException", "Too many requests", "ClientError", 3),
         (403, "ExpiredTokenException", expired, "CredentialsError", 1),
+        (
+            403,
+            "UnrecognizedClientException",
+            "The security token is invalid",
+            "CredentialsError",
+            1,
+        ),
         (403, "AccessDeniedException", denied, "ClientError", 1),
         (400, "ValidationException", unknown, "ClientError", 1),
         (500, "InternalServerException", "try again", "ClientError", 3),
@@ -249,6 +195,35 @@ async fn an_answer_that_is_none_fails_with_the_reason() {
     assert_eq!(failure(&events).0, "malformed_tool_use");
     let (events, _) = run([(200, "", json!({"output": 7}))]).await;
     assert_eq!(failure(&events).0, "ClientError", "not Converse's format");
+    let (events, _) = run([(200, "", json!({"stopReason": "end_turn"}))]).await;
+    assert_eq!(failure(&events).0, "no_answer");
+}
+
+#[tokio::test]
+async fn what_the_model_said_goes_back_as_it_was_less_what_bedrock_does_not_take_back() {
+    let call = tool_use("t", "double", json!({"n": 21}));
+    let thought = json!({"reasoningContent": {"reasoningText": {"text": "so", "signature": "s"}}});
+    let unknown = json!({"hologram": {"bytes": "AA=="}});
+    // One that ends its turn with a call has not ended it.
+    for reason in ["tool_use", "end_turn"] {
+        let said = json!([thought, {"text": " "}, {"text": "I double."}, unknown, call]);
+        let (events, asked) =
+            run([answer(reason, said), answer("end_turn", json!([{"text": "42"}]))]).await;
+        assert_eq!(events.last().unwrap().result.as_deref(), Some("\"42\""), "{events:?}");
+        let back = &asked[1]["messages"][1]["content"];
+        assert_eq!(*back, json!([thought, {"text": "I double."}, call]));
+    }
+}
+
+#[tokio::test]
+async fn an_empty_prompt_is_refused_without_asking() {
+    let service = Converse::start([answer("end_turn", json!([{"text": "ok"}]))]);
+    let client = client(&service.endpoint, Credentials::for_tests());
+    let agent = BedrockAgent::new(settings()).with_client(client);
+    let (host, id) = (Host::start_with(&Dynamo::new(|_| Fault::None), agent), session_id());
+    host.invoke(&id, "run-1", json!({"prompt": " "})).await;
+    assert_eq!(host.terminal(&id).await.error_message.as_deref(), Some("the prompt is empty"));
+    assert!(service.stop().await.is_empty());
 }
 
 #[tokio::test]
@@ -260,10 +235,18 @@ async fn turns_and_tokens_are_bounded() {
         ("TurnsSpent", "the model has no answer after 3 turns (MAX_TURNS)")
     );
     assert_eq!(asked.len(), 3);
-    let bounded = BedrockSettings { max_tokens: 30, ..settings() };
-    let (events, asked) = run_with(bounded, [again()], Credentials::for_tests()).await;
-    assert_eq!(failure(&events).0, "TokensSpent");
-    assert_eq!(asked.len(), 2, "15 tokens each");
+    for usage in [
+        json!({"inputTokens": 10, "outputTokens": 5, "totalTokens": 15}),
+        json!({"inputTokens": 10, "outputTokens": 5}),
+    ] {
+        let bounded = BedrockSettings { max_tokens: 30, ..settings() };
+        let (status, code, mut body) = again();
+        body["usage"] = usage;
+        let answers = [(status, code, body)];
+        let (events, asked) = run_with(bounded, answers, Credentials::for_tests()).await;
+        assert_eq!(failure(&events).0, "TokensSpent");
+        assert_eq!(asked.len(), 2, "15 tokens each");
+    }
 }
 
 /// What the SDK's chain says when nothing gives it credentials.

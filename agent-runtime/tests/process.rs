@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
+#[path = "support/converse.rs"]
+mod converse;
 mod support;
 
 use std::path::PathBuf;
@@ -9,6 +11,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use agent_runtime::SESSION_HEADER;
+use converse::Converse;
 use journal::{Event, SessionId, Status};
 use local::collector::Collector;
 use local::process::{Process, Spec};
@@ -199,8 +202,81 @@ async fn a_command_that_fails_says_why_in_its_own_words() {
 }
 
 #[tokio::test]
+async fn a_command_may_name_the_type_of_its_failure() {
+    let command = "sh -c 'echo error QuotaExceeded >&3; echo no tokens left >&2; exit 1'";
+    let expected = ("QuotaExceeded".to_owned(), "no tokens left (exit status: 1)".to_owned());
+    assert_eq!(error_of(command).await, expected);
+    // Without a failure there is none.
+    assert_eq!(result_of("sh -c 'echo error QuotaExceeded >&3; echo 7'", &json!({})).await, 7);
+}
+
+#[tokio::test]
+async fn a_trace_context_reaches_the_command_whole_and_that_of_the_container_does_not() {
+    let command = "sh -c 'cat >/dev/null; echo $TRACEPARENT,$TRACESTATE,$BAGGAGE'";
+    let own = [
+        ("TRACEPARENT", "00-11111111111111111111111111111111-2222222222222222-01"),
+        ("TRACESTATE", "own=1"),
+        ("BAGGAGE", "own=1"),
+    ];
+    let container = Container::start_with(command, &[&own[..], &CREDENTIALS].concat()).await;
+    let result = container.run(&json!({})).await.result;
+    assert_eq!(result.as_deref(), Some("\",,\""));
+    let (id, parent) = (session_id(), "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+    let request = container.client.post(format!("{}/invocations", container.url));
+    let request = request.header(SESSION_HEADER, id.as_str()).body("{}");
+    let request = request.header("traceparent", parent).header("tracestate", "v=1");
+    let answer = request.header("baggage", "user=7").send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let result = eventually("the result", async || {
+        container.events(&id).await.into_iter().find_map(|event| event.result)
+    });
+    assert_eq!(result.await, format!("\"{parent},v=1,user=7\""));
+}
+
+/// The model of `MODEL_ID`, reached as the environment says, and what the container is told first.
+#[tokio::test]
+async fn with_a_model_and_no_command_the_container_runs_the_model() {
+    let service = Converse::start([converse::answer("end_turn", json!([{"text": "hello"}]))]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("prompt");
+    std::fs::write(&file, "Be brief.").unwrap();
+    let environment = [
+        ("MODEL_ID", converse::MODEL),
+        ("SYSTEM_PROMPT_FILE", file.to_str().unwrap()),
+        ("AWS_ENDPOINT_URL_BEDROCK_RUNTIME", &service.endpoint),
+    ];
+    let model = Container::start_with("", &[&environment[..], &CREDENTIALS].concat()).await;
+    let end = model.run(&json!({"prompt": "hi"})).await;
+    assert_eq!(end.result.as_deref(), Some("\"hello\""), "{end:?}");
+    // A command goes before a model.
+    let both = Container::start_with("cat", &[&environment[..], &CREDENTIALS].concat()).await;
+    assert_eq!(both.run(&json!({})).await.result.as_deref(), Some("{}"));
+    // As the command of another container, the same program runs the model, not itself again.
+    let nested = Container::start_with(PROGRAM, &[&environment[..], &CREDENTIALS].concat()).await;
+    let end = nested.run(&json!({"prompt": "hi"})).await;
+    assert_eq!(end.result.as_deref(), Some("\"hello\""), "{end:?}");
+    let asked = service.stop().await;
+    assert_eq!(asked.len(), 2);
+    assert_eq!(asked[0]["system"], json!([{"text": "Be brief."}]));
+}
+
+#[tokio::test]
+async fn a_model_without_any_credentials_fails_the_task_and_says_so() {
+    // The journal's are from the environment, which the command does without.
+    let command = format!(
+        "env -u AWS_ACCESS_KEY_ID -u AWS_SECRET_ACCESS_KEY AWS_EC2_METADATA_DISABLED=true \
+         AWS_CONFIG_FILE=/dev/null AWS_SHARED_CREDENTIALS_FILE=/dev/null MODEL_ID=m {PROGRAM}"
+    );
+    let (error_type, message) = error_of(&command).await;
+    assert_eq!(error_type, "CredentialsError", "{message}");
+}
+
+#[tokio::test]
 async fn each_line_of_stderr_is_a_log_line_with_the_session_id() {
-    let container = Container::start("sh -c 'echo thinking hard >&2'").await;
+    // The ids are there whatever else is logged.
+    let level = [("RUST_LOG", "agent=info,agent_runtime=info")];
+    let command = "sh -c 'echo thinking hard >&2'";
+    let container = Container::start_with(command, &[&level[..], &CREDENTIALS].concat()).await;
     let id = container.run(&json!({})).await.session_id().unwrap();
     let line = eventually("the log line", async || {
         container.log().lines().find(|line| line.contains("thinking hard")).map(str::to_owned)
@@ -295,7 +371,9 @@ async fn a_flood_of_progress_is_cut_and_what_is_no_progress_is_logged_once() {
 async fn a_process_that_stays_with_the_descriptor_does_not_hold_the_end_up() {
     // It leaves the group, so nothing kills it, and has closed all but the progress.
     let stays = "sh -c 'setsid sleep 5 </dev/null >/dev/null 2>&1 & echo 7'";
+    let began = Instant::now();
     assert_eq!(result_of(stays, &json!({})).await, 7);
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
 }
 
 #[tokio::test]

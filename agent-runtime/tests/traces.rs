@@ -2,10 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
+#[path = "support/converse.rs"]
+mod converse;
 mod support;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use agent_runtime::{BedrockAgent, BedrockSettings};
+use aws_sdk_bedrockruntime::config::{Credentials, Region};
+use converse::Converse;
 use opentelemetry::trace::{SpanId, Status};
 use opentelemetry::{Value, global};
 use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData};
@@ -111,4 +116,50 @@ async fn a_panic_and_a_retried_append_are_in_the_spans_and_counted() {
     assert_eq!(sum(&metrics, "agent.tasks.ended", Some(("error.type", "Panic"))), 1);
     assert_eq!(sum(&metrics, "journal.append.retries", None), 1);
     assert_eq!(sum(&metrics, "journal.append.duration", Some(("journal.outcome", "durable"))), 8);
+
+    check_the_spans_of_a_model(&spans).await;
+}
+
+/// The model's spans are the task's.
+async fn check_the_spans_of_a_model(spans: &InMemorySpanExporter) {
+    let call = converse::tool_use("t", "journal", json!({"phase": "plan", "step": "began"}));
+    let service = Converse::start([
+        converse::answer("tool_use", json!([call])),
+        (403, "AccessDeniedException", json!({"message": "no access"})),
+    ]);
+    let settings = BedrockSettings::from_env(|name| match name {
+        "MODEL_ID" => Some(converse::MODEL.to_owned()),
+        _ => None,
+    });
+    let config = aws_sdk_bedrockruntime::Config::builder()
+        .behavior_version_latest()
+        .region(Region::new("us-east-1"))
+        .credentials_provider(Credentials::for_tests())
+        .endpoint_url(&service.endpoint);
+    let client = aws_sdk_bedrockruntime::Client::from_conf(config.build());
+    let agent = BedrockAgent::new(settings.unwrap()).with_client(client);
+    let (host, id) = (Host::start_with(&Dynamo::new(|_| Fault::None), agent), session_id());
+    host.invoke(&id, "run-1", json!({"prompt": "hi"})).await;
+    host.terminal(&id).await;
+    let of_session = eventually("the task's span", async || {
+        let mut finished = spans.get_finished_spans().unwrap();
+        finished.retain(|span| attribute(span, "session.id") == id.as_str());
+        finished.iter().any(|span| span.name == "invoke_agent").then_some(finished)
+    })
+    .await;
+    let task = span(&of_session, "invoke_agent").span_context.span_id();
+    let chats = Vec::from_iter(of_session.iter().filter(|it| it.name == "chat test.model-v1:0"));
+    let [asks, refused] = chats.as_slice() else { panic!("{of_session:?}") };
+    let tool = span(&of_session, "execute_tool journal");
+    for child in [*asks, *refused, &tool] {
+        assert_eq!(child.parent_span_id, task, "{child:?}");
+        assert_eq!(attribute(child, "journal.invocation_id"), "run-1");
+    }
+    assert_eq!(attribute(asks, "gen_ai.usage.input_tokens"), "10");
+    assert_eq!(attribute(asks, "gen_ai.response.finish_reasons"), "[\"tool_use\"]");
+    assert_eq!(asks.status, Status::Unset);
+    assert_eq!(attribute(refused, "error.type"), "ClientError");
+    assert_eq!(refused.status, Status::error("AccessDeniedException: no access"));
+    assert_eq!(attribute(&tool, "error.type"), "AgentError");
+    service.stop().await;
 }

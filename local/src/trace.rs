@@ -109,3 +109,48 @@ fn line(
     let indent = 2 * depth.min(MAX_DEPTH);
     format!("{offset:>9.3} s  {took:>11}  {service:<13}  {:indent$}{what}\n", "")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(id: u64, parent: u64, parent_is_local: bool) -> Span {
+        Span {
+            id: format!("{id:016x}"),
+            parent: if parent == 0 { String::new() } else { format!("{parent:016x}") },
+            parent_is_local: parent_is_local && parent != 0,
+            service: "agent-runtime".to_owned(),
+            name: format!("span {id}"),
+            start: 1_000_000 * id,
+            end: 1_000_000 * (id + 1),
+            error: None,
+            attributes: BTreeMap::new(),
+            events: Vec::new(),
+        }
+    }
+
+    /// The names of a tree's lines with their indentation.
+    fn names(spans: &[Span]) -> Vec<String> {
+        let tree = tree("1", spans);
+        tree.lines()
+            .skip(1)
+            .map(|line| line["    0.001 s      0.001 s  agent-runtime  ".len()..].to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn a_span_that_has_not_ended_stands_where_its_parts_are() {
+        let spans = [span(1, 9, false), span(2, 1, true), span(3, 8, true), span(4, 8, true)];
+        let not_ended = "(not ended: it still runs, or its process was killed)";
+        let expected = ["span 1", "  span 2", not_ended, "  span 3", "  span 4"];
+        assert_eq!(names(&spans), expected);
+    }
+
+    #[test]
+    fn whatever_is_sent_is_shown_once() {
+        let circle = [span(1, 2, true), span(2, 1, true), span(3, 3, true), span(4, 0, false)];
+        assert_eq!(names(&circle), ["span 4", "span 1", "  span 2", "span 3"]);
+        let chain = Vec::from_iter((1..=10_000).map(|id| span(id, id - 1, true)));
+        assert_eq!(names(&chain).len(), chain.len());
+    }
+}

@@ -288,3 +288,60 @@ fn exporter<E>(
     });
     exporter.inspect_err(|error| tracing::error!("no {signal} will be exported: {error}")).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use opentelemetry::trace::{Tracer, TracerProvider};
+    use opentelemetry_sdk::error::OTelSdkResult;
+    use opentelemetry_sdk::trace::{SpanData, SpanExporter};
+
+    /// Hangs until the other end is dropped.
+    #[derive(Debug)]
+    struct Hangs(std::sync::Mutex<mpsc::Receiver<()>>);
+
+    impl SpanExporter for Hangs {
+        async fn export(&self, _: Vec<SpanData>) -> OTelSdkResult {
+            let _ = self.0.lock().unwrap().recv();
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_collector_that_hangs_blocks_one_thread_and_not_all() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .max_blocking_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let (end, hangs) = mpsc::channel();
+        let exporter = Hangs(std::sync::Mutex::new(hangs));
+        let provider = SdkTracerProvider::builder().with_batch_exporter(exporter).build();
+        let signal = Signal::new(Provider::Traces(provider.clone()), Arc::default());
+        runtime.block_on(async {
+            for _ in 0..20 {
+                drop(provider.tracer("test").start("span"));
+                signal.flush().await;
+            }
+            let other = tokio::task::spawn_blocking(|| 7);
+            let other = tokio::time::timeout(Duration::from_secs(4), other).await;
+            assert_eq!(other.expect("all threads are blocked").unwrap(), 7);
+        });
+        drop(end);
+    }
+
+    #[test]
+    fn the_ids_are_in_the_log_at_every_level_and_bodies_at_none() {
+        for (directives, shown) in [
+            ("warn", vec!["ids=error", "warn"]),
+            ("off,ids=off", vec!["ids=error", "off"]),
+            ("trace", vec!["lambda_runtime=debug", "hyper_util=debug", "ids=error", "trace"]),
+        ] {
+            let filter = filter(directives).unwrap().to_string();
+            let found = Vec::from_iter(filter.split(','));
+            assert!(shown.iter().all(|directive| found.contains(directive)), "{filter}");
+        }
+        assert!(filter("a=b=c").is_err());
+        assert!(filter(DEFAULT_FILTER).is_ok());
+    }
+}
