@@ -112,7 +112,7 @@ pub async fn cost_and_memory(bench: &Bench) -> Result<Vec<Row>> {
         Row::ratio(memory, "MiB", resident, (typescript, typescript_resident), Target::None),
         Row::limit(memory, "MiB", resident, 12.0),
         Row::holds(
-            "growth of the memory, from 25,000 invocations on",
+            "growth of the memory, from 30,000 invocations on",
             &format!("{growth:.2} bytes per invocation"),
             &format!("two standard errors: {noise:.2}"),
             "within noise",
