@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::{StreamExt, stream};
 use journal::{Draft, InvalidPhase, Reserved, SessionJournal, Status, Step, Timestamp};
 use opentelemetry::context::FutureExt;
-use tokio::sync::mpsc::{self, Receiver};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
-use tokio_util::task::AbortOnDropHandle;
-use tracing::Instrument;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument, Span};
 
 /// Progress events that one task may write.
 pub const MAX_PROGRESS_EVENTS: usize = 1_000;
@@ -53,17 +54,13 @@ pub struct Context {
 /// Takes a phase that is one, what becomes of it, and the text.
 type Sink = Box<dyn FnMut(&str, Step, &str) + Send>;
 
+/// Where progress goes; nowhere before and after the agent runs.
 #[derive(Default)]
-struct Progress {
-    /// `None` before and after the agent runs.
-    sink: Mutex<Option<Sink>>,
-    said: AtomicUsize,
-    written: AtomicUsize,
-}
+struct Progress(Mutex<Option<Sink>>);
 
 impl fmt::Debug for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Progress").field("said", &self.said).finish_non_exhaustive()
+        f.debug_struct("Progress").finish_non_exhaustive()
     }
 }
 
@@ -134,47 +131,57 @@ impl Context {
     }
 
     /// Begins to take progress, which `journal` then gets behind `after`, at the time it is said.
+    /// Runs in the runtime that is to write it.
     pub(crate) fn open(&self, journal: SessionJournal, after: Timestamp) -> Writer {
-        let (queue, events) = mpsc::channel(MAX_PROGRESS_EVENTS);
-        let writer = write(events, journal.clone(), Arc::clone(&self.progress));
-        let progress = Arc::clone(&self.progress);
+        let writes = Arc::new(Writes {
+            journal,
+            after,
+            runtime: Handle::current(),
+            logs: Span::current(),
+            under_way: TaskTracker::new(),
+            turns: Semaphore::new(AT_A_TIME),
+            abort: CancellationToken::new(),
+            said: AtomicUsize::new(0),
+            written: AtomicUsize::new(0),
+            told: AtomicBool::new(false),
+        });
+        let sink = Arc::clone(&writes);
         *self.progress.sink() = Some(Box::new(move |phase, step, text| {
-            if progress.said.fetch_add(1, Ordering::Relaxed) < MAX_PROGRESS_EVENTS
-                && let Ok(draft) = Draft::progress(phase, step, text)
-            {
-                // There is room for all of them.
-                let _ = queue.try_send(journal.reserve(draft, Some(after)));
+            if let Ok(draft) = Draft::progress(phase, step, text) {
+                sink.say(draft);
             }
         }));
-        let writer = tokio::spawn(writer.in_current_span());
-        Writer { progress: Arc::clone(&self.progress), writer: AbortOnDropHandle::new(writer) }
+        Writer { progress: Arc::clone(&self.progress), writes }
     }
 }
 
 impl Progress {
     fn sink(&self) -> MutexGuard<'_, Option<Sink>> {
-        self.sink.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Writes a task's progress beside the agent.
 pub(crate) struct Writer {
     progress: Arc<Progress>,
-    writer: AbortOnDropHandle<()>,
+    writes: Arc<Writes>,
 }
 
 impl Writer {
     /// Takes no more. What came before the end of the agent is still written, but the end waits a
     /// second for that and no longer.
-    pub async fn finish(mut self) {
+    pub async fn finish(self) {
         *self.progress.sink() = None;
-        if tokio::time::timeout(GRACE, &mut self.writer).await.is_err() {
-            self.writer.abort();
-            // Until it has stopped, a collision could move an event behind the task's end.
-            let _ = (&mut self.writer).await;
+        let writes = self.writes;
+        writes.under_way.close();
+        if tokio::time::timeout(GRACE, writes.under_way.wait()).await.is_err() {
+            writes.turns.close();
+            writes.abort.cancel();
+            // Until they have stopped, a collision could move an event behind the task's end.
+            writes.under_way.wait().await;
         }
-        let [said, written] = [&self.progress.said, &self.progress.written]
-            .map(|count| count.load(Ordering::Relaxed));
+        let [said, written] =
+            [&writes.said, &writes.written].map(|count| count.load(Ordering::Relaxed));
         let over_the_limit = said.saturating_sub(MAX_PROGRESS_EVENTS);
         // One of them may be there all the same: what was under way when the second was over.
         let not_durable = said - over_the_limit - written;
@@ -189,17 +196,42 @@ impl Writer {
     }
 }
 
-/// Writes events, which have their order already, until no more can come.
-async fn write(mut events: Receiver<Reserved>, journal: SessionJournal, progress: Arc<Progress>) {
-    let told = AtomicBool::new(false);
-    let write = async |event| match journal.append_reserved(event, DEADLINE).await {
-        Ok(_) => drop(progress.written.fetch_add(1, Ordering::Relaxed)),
-        // Of more than one, their number is told at the end.
-        Err(error) if !told.swap(true, Ordering::Relaxed) => {
-            let error = journal::display_chain(&error);
-            tracing::warn!("a progress event is not in the journal: {error}");
+/// Progress on its way. A task that says nothing costs nothing: each event is a task of its own.
+struct Writes {
+    journal: SessionJournal,
+    after: Timestamp,
+    runtime: Handle,
+    logs: Span,
+    under_way: TaskTracker,
+    turns: Semaphore,
+    abort: CancellationToken,
+    said: AtomicUsize,
+    written: AtomicUsize,
+    /// Whether a failure was logged. Of more than one, their number is told at the end.
+    told: AtomicBool,
+}
+
+impl Writes {
+    fn say(self: &Arc<Self>, draft: Draft) {
+        if self.said.fetch_add(1, Ordering::Relaxed) >= MAX_PROGRESS_EVENTS {
+            return;
         }
-        Err(_) => {}
-    };
-    stream::poll_fn(|cx| events.poll_recv(cx)).for_each_concurrent(AT_A_TIME, write).await;
+        // Its order is fixed here; the writes may overtake each other.
+        let event = self.journal.reserve(draft, Some(self.after));
+        let writes = Arc::clone(self);
+        let write = async move { writes.abort.run_until_cancelled(writes.write(event)).await };
+        self.under_way.spawn_on(write.instrument(self.logs.clone()), &self.runtime);
+    }
+
+    async fn write(&self, event: Reserved) {
+        let Ok(_turn) = self.turns.acquire().await else { return };
+        match self.journal.append_reserved(event, DEADLINE).await {
+            Ok(_) => drop(self.written.fetch_add(1, Ordering::Relaxed)),
+            Err(error) if !self.told.swap(true, Ordering::Relaxed) => {
+                let error = journal::display_chain(&error);
+                tracing::warn!("a progress event is not in the journal: {error}");
+            }
+            Err(_) => {}
+        }
+    }
 }

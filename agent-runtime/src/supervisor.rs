@@ -1,6 +1,7 @@
 //! Starts tasks, each invocation once, and stops them.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -30,8 +31,8 @@ use crate::worker::Worker;
 /// Invocations remembered for callers that send one again; the oldest is forgotten first.
 const KNOWN: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
-/// What identifies an invocation: the session and the run.
-type Run = (SessionId, String);
+/// Stands for an invocation's ids, which may be long: 128 bits that no caller can aim at.
+type Run = [u64; 2];
 
 /// A start under way, for which all callers of one invocation wait.
 type Starting = Shared<BoxFuture<'static, Result<Timestamp, StartError>>>;
@@ -52,6 +53,8 @@ pub(crate) struct Supervisor {
     metrics: Metrics,
     workers: HashMap<Uuid, Addr<Worker>>,
     known: LruCache<Run, Known>,
+    /// What makes a [`Run`] of ids.
+    keys: [RandomState; 2],
     draining: bool,
 }
 
@@ -102,9 +105,18 @@ impl Supervisor {
         tasks: TaskTracker,
         give_up: CancellationToken,
     ) -> Self {
-        let (workers, known) = (HashMap::new(), LruCache::new(KNOWN));
-        let metrics = Metrics::new();
-        Self { agent, agents, health, tasks, give_up, metrics, workers, known, draining: false }
+        Self {
+            agent,
+            agents,
+            health,
+            tasks,
+            give_up,
+            metrics: Metrics::new(),
+            workers: HashMap::new(),
+            known: LruCache::new(KNOWN),
+            keys: Default::default(),
+            draining: false,
+        }
     }
 
     fn start_task(&mut self, start: Start, supervisor: &Addr<Self>) -> (Uuid, Starting) {
@@ -158,15 +170,17 @@ impl Handler<Start> for Supervisor {
         if self.draining {
             return Box::pin(actix::fut::ready(Err(StartError::ShuttingDown)));
         }
-        let run = (start.journal.session_id().clone(), start.journal.invocation_id().to_owned());
+        let session_id = start.journal.session_id().clone();
+        let ids = (&session_id, start.journal.invocation_id());
+        let run: Run = self.keys.each_ref().map(|key| key.hash_one(ids));
         let (id, starting) = match self.known.get(&run) {
             Some(Known::Started(id, after)) => {
-                return Box::pin(actix::fut::ready(Ok(answer(&run.0, *id, *after))));
+                return Box::pin(actix::fut::ready(Ok(answer(&session_id, *id, *after))));
             }
             Some(Known::Starting(id, starting)) => (*id, starting.clone()),
             None => {
                 let (id, starting) = self.start_task(start, &ctx.address());
-                self.known.put(run.clone(), Known::Starting(id, starting.clone()));
+                self.known.put(run, Known::Starting(id, starting.clone()));
                 (id, starting)
             }
         };
@@ -182,7 +196,7 @@ impl Handler<Start> for Supervisor {
                     supervisor.known.pop(&run);
                 }
             }
-            started.map(|after| answer(&run.0, id, after))
+            started.map(|after| answer(&session_id, id, after))
         }))
     }
 }

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
+const REQUIREMENTS: &str = "bench/contenders/python/requirements.txt";
 const OHA: &str = "oha@1.16.0";
 
 /// Where everything is.
@@ -27,6 +29,22 @@ impl Installed {
     }
 }
 
+/// The version of a Python package that the contenders use, as `name==version`.
+pub fn python_package(root: &Path, name: &str) -> Result<String> {
+    let requirements = std::fs::read_to_string(root.join(REQUIREMENTS))?;
+    let mut lines = requirements.lines();
+    let pinned = lines.find(|line| line.starts_with(&format!("{name}==")));
+    pinned.map(str::to_owned).with_context(|| format!("{REQUIREMENTS} does not pin {name}"))
+}
+
+/// The version of the TypeScript SDK.
+pub fn typescript_sdk(root: &Path) -> Result<String> {
+    let package = std::fs::read_to_string(root.join("bench/contenders/typescript/package.json"))?;
+    let package: Value = serde_json::from_str(&package)?;
+    let version = package.pointer("/dependencies/bedrock-agentcore").and_then(Value::as_str);
+    version.map(str::to_owned).context("package.json names no bedrock-agentcore")
+}
+
 /// Installs what is not there yet.
 pub fn install() -> Result<Installed> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace")?.to_owned();
@@ -36,9 +54,8 @@ pub fn install() -> Result<Installed> {
     if !python.exists() {
         run(Command::new("python3").args(["-m", "venv"]).arg(folder.join("python")))?;
     }
-    let requirements = root.join("bench/contenders/python/requirements.txt");
     let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"];
-    run(Command::new(&python).args(pip).arg(requirements))?;
+    run(Command::new(&python).args(pip).arg(root.join(REQUIREMENTS)))?;
     let typescript = root.join("bench/contenders/typescript");
     let npm = ["install", "--silent", "--no-fund", "--no-audit"];
     run(Command::new("npm").args(npm).current_dir(typescript))?;

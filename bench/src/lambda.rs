@@ -6,12 +6,12 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use zip::write::{SimpleFileOptions, ZipWriter};
 
 use crate::contender::{Contender, Spec, children_processor_time};
 use crate::stand_ins::STATUSES;
-use crate::table::{Row, Target, median, milliseconds};
+use crate::table::{Row, Target, medians, milliseconds};
 use crate::{Bench, each, install};
 
 const INITS: usize = 11;
@@ -46,7 +46,7 @@ pub async fn measure(bench: &Bench) -> Result<Vec<Row>> {
         }
     }
     let ([time, python_time], [cost, python_cost], [warm, python_warm]) =
-        (times.map(median), costs.map(median), warm.map(median));
+        (medians(&times), medians(&costs), medians(&warm));
     let size =
         zipped([("bootstrap".to_owned(), PathBuf::from(bench.installed.binary("bootstrap")))])?;
     let python_size = zipped(python_files(bench)?)?;
@@ -119,10 +119,7 @@ fn python_files(bench: &Bench) -> Result<Vec<(String, PathBuf)>> {
     let folder = bench.folder.path().join("package");
     let mut pip = Command::new(&bench.installed.python);
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]);
-    let requirements =
-        std::fs::read_to_string(bench.installed.contender("python/requirements.txt"))?;
-    let boto3 = requirements.lines().find(|line| line.starts_with("boto3")).context("no boto3")?;
-    install::run(pip.arg(&folder).arg(boto3))?;
+    install::run(pip.arg(&folder).arg(install::python_package(&bench.installed.root, "boto3")?))?;
     for file in ["handler.py", "journal.py"] {
         std::fs::copy(bench.installed.contender(&format!("python/{file}")), folder.join(file))?;
     }

@@ -15,6 +15,7 @@ mod start;
 mod table;
 mod tasks;
 
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -82,7 +83,7 @@ async fn run() -> Result<()> {
         stand_ins: StandIns::start()?,
         folder: tempfile::tempdir()?,
     };
-    println!("{}\n", machine()?);
+    println!("{}\n", particulars(&bench.installed.root)?);
     println!("| measure | this runtime | beside | ratio | target | |\n|---|---|---|---|---|---|");
     for measure in measures {
         let began = Instant::now();
@@ -112,8 +113,8 @@ async fn run() -> Result<()> {
     Ok(())
 }
 
-/// The machine's particulars.
-fn machine() -> Result<String> {
+/// The machine, and the versions of what is compared.
+fn particulars(root: &Path) -> Result<String> {
     let cores = std::thread::available_parallelism()?;
     let processor = std::fs::read_to_string("/proc/cpuinfo")?;
     let processor = processor.lines().find_map(|line| line.strip_prefix("model name\t: "));
@@ -122,12 +123,15 @@ fn machine() -> Result<String> {
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
     Ok(format!(
-        "{cores} cores, {}, Linux {}, {}, {}, Node.js {}",
+        "{cores} cores, {}, Linux {}, {}, {}, Node.js {}; Python SDK {}, {}, TypeScript SDK {}",
         processor.unwrap_or("unknown processor"),
         std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim(),
         version("rustc")?,
         version("python3")?,
         version("node")?,
+        install::python_package(root, "bedrock-agentcore")?,
+        install::python_package(root, "boto3")?,
+        install::typescript_sdk(root)?,
     ))
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::Bench;
-use crate::table::{MEBIBYTE, Row, Target, median, milliseconds};
+use crate::table::{MEBIBYTE, Row, Target, medians, milliseconds};
 
 const ROUNDS: usize = 11;
 
@@ -25,7 +25,7 @@ pub async fn measure(bench: &Bench) -> Result<Vec<Row>> {
         }
     }
     let ([start, python, typescript], [resident, python_resident, typescript_resident]) =
-        (times.map(median), memory.map(median));
+        (medians(&times), medians(&memory));
     let (python, typescript) = (("Python SDK", python), ("TypeScript SDK", typescript));
     let (python_resident, typescript_resident) =
         (("Python SDK", python_resident), ("TypeScript SDK", typescript_resident));

@@ -85,9 +85,14 @@ fn number(value: f64) -> String {
     format!("{value:.decimals$}")
 }
 
-pub fn median(mut values: Vec<f64>) -> f64 {
+pub fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+pub fn medians<const N: usize>(values: &[Vec<f64>; N]) -> [f64; N] {
+    values.each_ref().map(|values| median(values))
 }
 
 pub fn milliseconds(time: Duration) -> f64 {

@@ -15,7 +15,10 @@ const TASKS: usize = 10_000;
 const LIFETIME: Duration = Duration::from_secs(30);
 
 pub async fn measure(bench: &Bench) -> Result<Vec<Row>> {
-    let spec = bench.container("ten thousand tasks", &bench.stand_ins.endpoint(), "journal");
+    let mut spec = bench.container("ten thousand tasks", &bench.stand_ins.endpoint(), "journal");
+    // As many files as a process may open by default, and not a connection for each task.
+    let shell = ["sh", "-c", "ulimit -Sn 1024 && exec \"$0\""].map(str::to_owned);
+    spec.command.splice(0..0, shell);
     let (mut container, _) = spec.serve(bench.folder.path()).await?;
     // What the first tasks leave behind, pools and caches, is not a task's.
     let bodies = bench.bodies(None)?;

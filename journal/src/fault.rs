@@ -111,6 +111,10 @@ impl SdkFault {
         Self { kind, text }
     }
 
+    pub(crate) fn not_connected(text: &str) -> Self {
+        Self { kind: FaultKind::NotConnected, text: text.to_owned() }
+    }
+
     pub(crate) fn ambiguous(text: &str) -> Self {
         Self { kind: FaultKind::Ambiguous, text: text.to_owned() }
     }

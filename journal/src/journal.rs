@@ -7,12 +7,18 @@ use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 use aws_sdk_dynamodb::config::{Builder, IdentityCache, retry::RetryConfig};
 use chrono::{DateTime, TimeDelta, Utc};
 use lru::LruCache;
+use tokio::sync::Semaphore;
 
 use crate::instruments::Instruments;
 use crate::{EventPages, ReadError, SessionId, SessionJournal, Settings, Source, Timestamp};
 
 /// Sessions whose last timestamp is remembered; the oldest is forgotten first.
 const SESSIONS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
+
+/// Writes under way at a time, and with them the connections that are kept: thousands of tasks that
+/// end at once must not take all files that a process may open. In 4 ms each, which is usual, these
+/// are 8,000 writes a second.
+const WRITES_AT_A_TIME: usize = 32;
 
 /// Longest wait for the answer to one request. An answer that is later may still mean success.
 const READ_TIMEOUT: Duration = Duration::from_secs(3);
@@ -35,6 +41,7 @@ pub struct Journal {
     pub(crate) client: Client,
     pub(crate) settings: Arc<Settings>,
     pub(crate) instruments: Arc<Instruments>,
+    pub(crate) turns: Arc<Semaphore>,
     clock: Clock,
     last: Arc<Mutex<LruCache<SessionId, Timestamp>>>,
 }
@@ -64,6 +71,7 @@ impl Journal {
             client: Client::from_conf(config),
             settings: Arc::new(settings),
             instruments: Arc::new(Instruments::new()),
+            turns: Arc::new(Semaphore::new(WRITES_AT_A_TIME)),
             clock: Arc::new(Utc::now),
             last: Arc::new(Mutex::new(LruCache::new(SESSIONS))),
         }

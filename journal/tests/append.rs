@@ -52,6 +52,29 @@ fn clock(micros: &Arc<AtomicI64>) -> journal::Clock {
     })
 }
 
+/// Connections are files, of which a process has so many.
+#[tokio::test(start_paused = true)]
+async fn no_more_than_32_writes_are_under_way_and_one_that_has_no_turn_is_certainly_not_written() {
+    let dynamo = Dynamo::new(|_| Fault::Hang);
+    let journal = writer(&dynamo.journal());
+    let append = |within| {
+        let journal = journal.clone();
+        tokio::spawn(async move { journal.append(draft(), None, within).await })
+    };
+    let under_way = Vec::from_iter((0..32).map(|_| append(Duration::from_secs(2))));
+    let waiting = Vec::from_iter((0..8).map(|_| append(Duration::from_secs(1))));
+    for append in waiting {
+        let error = append.await.unwrap().unwrap_err();
+        assert!(matches!(error, AppendError::Failed { .. }), "{error:?}");
+    }
+    assert_eq!(dynamo.calls().len(), 32);
+    for append in under_way {
+        let error = append.await.unwrap().unwrap_err();
+        assert!(matches!(error, AppendError::Unknown { .. }), "{error:?}");
+    }
+    assert_eq!(dynamo.calls().len(), 32);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_fault_that_passes_leaves_exactly_one_item() {
     for fault in [

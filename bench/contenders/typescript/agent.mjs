@@ -32,6 +32,8 @@ const put = (run, status, more) => {
 }
 
 const app = new BedrockAgentCoreApp({
+  // By default it logs two lines an invocation.
+  config: { logging: { options: { level: 'warn' } } },
   invocationHandler: {
     process: async (_payload, context) => {
       const run = { sessionId: context.sessionId, invocationId: randomUUID() }

@@ -1,10 +1,13 @@
 //! The AWS SDK with no runtime around it: puts the events of INVOCATIONS invocations, CONCURRENCY
-//! at a time, and prints what one of them cost.
+//! at a time, on the one thread (`one`) that the runtime gives the SDK, too, or on those that
+//! `#[tokio::main]` starts (`many`), and prints what one of them cost. A tenth as many come first
+//! and are not counted. The allocator is the runtime's.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use agent_runtime as _;
+use anyhow::{Context, Result, bail};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
 use chrono::{SecondsFormat, Utc};
@@ -12,26 +15,34 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use serde_json::json;
+use tokio::runtime::Builder;
 use uuid::Uuid;
 
-#[tokio::main]
-async fn main() -> Result<()> {
-    let mut arguments = std::env::args().skip(1).map(|argument| argument.parse::<usize>());
-    let mut argument = || {
-        arguments
-            .next()
-            .context("usage: bare INVOCATIONS CONCURRENCY")?
-            .map_err(anyhow::Error::from)
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [threads, invocations, concurrency] = arguments.as_slice() else {
+        bail!("usage: bare one|many INVOCATIONS CONCURRENCY");
     };
-    let (invocations, concurrency) = (argument()?, argument()?);
+    let mut runtime = match threads.as_str() {
+        "one" => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    runtime.enable_all().build()?.block_on(measure(invocations.parse()?, concurrency.parse()?))
+}
+
+async fn measure(invocations: usize, concurrency: usize) -> Result<()> {
     let table = std::env::var("JOURNAL_TABLE_NAME").context("JOURNAL_TABLE_NAME is not set")?;
     let client = Client::new(&aws_config::load_from_env().await);
+    let run = async |invocations| -> Result<Vec<Duration>> {
+        stream::iter(0..invocations)
+            .map(|_| invocation(&client, &table))
+            .buffer_unordered(concurrency)
+            .try_collect()
+            .await
+    };
+    run(invocations / 10).await?;
     let before = processor_time()?;
-    let mut times: Vec<Duration> = stream::iter(0..invocations)
-        .map(|_| invocation(&client, &table))
-        .buffer_unordered(concurrency)
-        .try_collect()
-        .await?;
+    let mut times = run(invocations).await?;
     let cost = (processor_time()? - before) / u32::try_from(invocations)?;
     times.sort_unstable();
     let median = times.get(times.len() / 2).context("no invocation")?;
