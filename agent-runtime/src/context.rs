@@ -183,7 +183,7 @@ impl Writer {
         let [said, written] =
             [&writes.said, &writes.written].map(|count| count.load(Ordering::Relaxed));
         let over_the_limit = said.saturating_sub(MAX_PROGRESS_EVENTS);
-        // One of them may be there all the same: what was under way when the second was over.
+        // Some may be there all the same: those that were under way when the second was over.
         let not_durable = said - over_the_limit - written;
         if over_the_limit + not_durable > 0 {
             tracing::warn!(
