@@ -24,7 +24,10 @@ const AT_A_TIME: usize = 8;
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long the terminal event waits for those that came before it.
-const GRACE: Duration = Duration::from_secs(1);
+const GRACE: Duration = Duration::from_millis(750);
+
+/// How long it then waits for those under way, so that what is cut off is known not to be written.
+const LAST_GRACE: Duration = Duration::from_millis(250);
 
 /// Belongs to the agent's task. Cheap to clone.
 ///
@@ -174,8 +177,9 @@ impl Writer {
         *self.progress.sink() = None;
         let writes = self.writes;
         writes.under_way.close();
-        if tokio::time::timeout(GRACE, writes.under_way.wait()).await.is_err() {
-            writes.turns.close();
+        let _ = tokio::time::timeout(GRACE, writes.under_way.wait()).await;
+        writes.turns.close();
+        if tokio::time::timeout(LAST_GRACE, writes.under_way.wait()).await.is_err() {
             writes.abort.cancel();
             // Until they have stopped, a collision could move an event behind the task's end.
             writes.under_way.wait().await;
@@ -183,7 +187,7 @@ impl Writer {
         let [said, written] =
             [&writes.said, &writes.written].map(|count| count.load(Ordering::Relaxed));
         let over_the_limit = said.saturating_sub(MAX_PROGRESS_EVENTS);
-        // Some may be there all the same: those that were under way when the second was over.
+        // Some may be there all the same: those that were still under way when the second was over.
         let not_durable = said - over_the_limit - written;
         if over_the_limit + not_durable > 0 {
             tracing::warn!(

@@ -359,10 +359,10 @@ async fn a_flood_of_progress_is_cut_and_what_is_no_progress_is_logged_once() {
         Some(container.log()).filter(|log| log.contains("progress is missing in the journal"))
     })
     .await;
-    // The grace may end in the middle of the eight puts under way, which may be applied all the same.
+    // On a slow machine the grace ends in the middle of a put, which may be applied all the same.
     assert!(log.contains("\"over_the_limit\":4000"), "{log}");
     let counted = |missing| log.contains(&format!("\"not_durable\":{missing}"));
-    assert!((1_000..=1_008).any(|all| counted(all - flooded)), "{flooded} {log}");
+    assert!(counted(1_000 - flooded) || counted(1_001 - flooded), "{flooded} {log}");
     assert_eq!(log.lines().filter(|line| line.contains("no progress")).count(), 1, "{log}");
     assert_eq!(log.lines().filter(|line| line.contains("not a line")).count(), 1, "{log}");
 }

@@ -6,7 +6,8 @@
 //! | finds the same `EventId` under its key | an earlier attempt was applied: done |
 //! | finds another `EventId` there | a collision: one tick later and again |
 //! | finds an item but is not told which, after an ambiguous attempt | *unknown* |
-//! | is throttled, cannot connect, or waits too long for its turn | not applied: again, with backoff, to the deadline |
+//! | is throttled, or cannot connect | not applied: again, with backoff, to the deadline |
+//! | has to wait for other writes until the deadline | not applied: final |
 //! | times out, is cut, is answered 5xx | may be applied: again; from now on a failure is *unknown* |
 //! | is refused (no table, denied, no credentials, invalid) | final, unless the event is terminal |
 
@@ -344,11 +345,12 @@ impl SessionJournal {
 
     /// One attempt: put the item where none is.
     async fn put(&self, item: HashMap<String, AttributeValue>, deadline: Instant) -> Put {
-        let turn = tokio::time::timeout_at(deadline, self.journal.turns.acquire()).await;
-        if turn.is_err() {
+        let turn = tokio::time::timeout_at(deadline, self.journal.turns.acquire());
+        // Held until there is an answer.
+        let Ok(_turn) = turn.await else {
             let text = "it had to wait for other writes until the deadline";
             return Put::Fault(SdkFault::not_connected(text));
-        }
+        };
         let request = self
             .journal
             .client
