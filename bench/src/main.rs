@@ -28,7 +28,7 @@ use crate::stand_ins::StandIns;
 use crate::table::{MEBIBYTE, Row};
 
 const MEASURES: [&str; 9] =
-    ["build", "start", "invocations", "engine", "latency", "telemetry", "tasks", "lambda", "read"];
+    ["start", "invocations", "engine", "latency", "telemetry", "tasks", "lambda", "read", "build"];
 
 /// What is measured, beside the others.
 const OURS: &str = "this runtime";

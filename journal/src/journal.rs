@@ -1,3 +1,4 @@
+use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,8 +13,9 @@ use tokio::sync::Semaphore;
 use crate::instruments::Instruments;
 use crate::{EventPages, ReadError, SessionId, SessionJournal, Settings, Source, Timestamp};
 
-/// Sessions whose last timestamp is remembered; the oldest is forgotten first.
-const SESSIONS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
+/// Sessions whose last timestamp is remembered; the oldest is forgotten first. From 7,169 on, the
+/// table behind them would double once it has been worn by removals.
+const SESSIONS: NonZeroUsize = NonZeroUsize::new(7_000).unwrap();
 
 /// Writes under way at a time, and with them the connections that are kept: thousands of tasks that
 /// end at once must not take all files that a process may open. In 4 ms each, which is usual, these
@@ -43,7 +45,9 @@ pub struct Journal {
     pub(crate) instruments: Arc<Instruments>,
     pub(crate) turns: Arc<Semaphore>,
     clock: Clock,
-    last: Arc<Mutex<LruCache<SessionId, Timestamp>>>,
+    /// By a hash of the session's id: two that share one only get later timestamps than they need.
+    last: Arc<Mutex<LruCache<u64, Timestamp>>>,
+    hasher: RandomState,
 }
 
 impl Journal {
@@ -74,6 +78,7 @@ impl Journal {
             turns: Arc::new(Semaphore::new(WRITES_AT_A_TIME)),
             clock: Arc::new(Utc::now),
             last: Arc::new(Mutex::new(LruCache::new(SESSIONS))),
+            hasher: RandomState::new(),
         }
     }
 
@@ -141,11 +146,12 @@ impl Journal {
             }
             plausible
         });
+        let session = self.hasher.hash_one(session_id);
         let mut sessions = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let cause = sessions.get(session_id).copied().max(after);
+        let cause = sessions.get(&session).copied().max(after);
         let now = Timestamp::from(now);
         let timestamp = cause.map_or(now, |cause| now.max(cause.tick()));
-        sessions.put(session_id.clone(), timestamp);
+        sessions.put(session, timestamp);
         timestamp
     }
 }
