@@ -327,6 +327,17 @@ async fn the_standard_variables_of_opentelemetry_are_honoured() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_is_none_is_named_without_what_is_secret_of_it() {
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:secret@[collector");
+    let container = Container::start_with("cat", &[&[endpoint][..], &CREDENTIALS].concat()).await;
+    let end = container.run(&json!("hi")).await;
+    assert_eq!(end.status, Status::AgentBackgroundTaskCompleted, "it works without");
+    let log = container.log();
+    assert!(log.contains("OTEL_EXPORTER_OTLP_ENDPOINT must be an http URL"), "{log}");
+    assert!(!log.contains("secret"), "{log}");
+}
+
+#[tokio::test]
 async fn a_command_says_how_far_it_is_on_file_descriptor_3() {
     let python = "python3 -c 'import os; os.write(3, b\"started plan two files\\n\")'";
     let shell = "sh -c 'echo started plan two files >&3'";

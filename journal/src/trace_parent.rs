@@ -136,8 +136,10 @@ mod tests {
         let header = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1";
         let read = TraceParent::from_xray(header).unwrap();
         assert_eq!(read.to_string(), "00-5759e988bd862e3fe1be46a994272793-53995c3f42cd8ad8-01");
-        let unsampled = TraceParent::from_xray(&header.replace("Sampled=1", "Sampled=0")).unwrap();
-        assert!(unsampled.to_string().ends_with("-00"));
+        for unsampled in ["Sampled=0", "Sampled=?", "Lineage=1:0:0"] {
+            let read = TraceParent::from_xray(&header.replace("Sampled=1", unsampled)).unwrap();
+            assert!(read.to_string().ends_with("-00"), "{unsampled}");
+        }
         for header in ["", "Root=1-5759e988-bd862e3fe1be46a994272793", "Parent=53995c3f42cd8ad8"] {
             assert!(TraceParent::from_xray(header).is_err(), "{header}");
         }

@@ -118,6 +118,23 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn only_what_goes_to_x_ray_by_tls_is_signed() {
+        for (uri, signed) in [
+            ("https://xray.us-east-1.amazonaws.com/v1/traces", true),
+            ("http://xray.us-east-1.amazonaws.com/v1/traces", false),
+            ("https://collector.example.com/v1/traces", false),
+        ] {
+            let credentials = Credentials::new("AKID", "secret", None, None, "test");
+            let provider = SharedCredentialsProvider::new(credentials);
+            let signer =
+                Signer { provider: OnceCell::new_with(Some(Some(provider))), ..Signer::default() };
+            let mut request = Request::post(uri).body(Bytes::new()).unwrap();
+            signer.sign(&mut request).await.unwrap();
+            assert_eq!(request.headers().contains_key("authorization"), signed, "{uri}");
+        }
+    }
+
     #[test]
     fn a_request_to_x_ray_is_signed_as_botocore_signs_it() {
         let mut request = Request::post("https://xray.eu-central-1.amazonaws.com/v1/traces")
