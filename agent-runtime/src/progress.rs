@@ -59,7 +59,7 @@ impl Progress {
     pub fn open(&self, journal: SessionJournal, after: Timestamp) -> Writer {
         let writes = Arc::new(Writes {
             journal,
-            after,
+            latest: Mutex::new(after),
             runtime: Handle::current(),
             logs: Span::current(),
             under_way: TaskTracker::new(),
@@ -91,8 +91,8 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// Takes no more. What came before the end of the agent is still written, but the end waits a
-    /// second for that and no longer.
-    pub async fn finish(self) {
+    /// second for that and no longer. Returns the time behind which the end belongs.
+    pub async fn finish(self) -> Timestamp {
         *self.progress.sink() = None;
         let writes = self.writes;
         writes.under_way.close();
@@ -116,13 +116,15 @@ impl Writer {
                  and its end waits a second for them"
             );
         }
+        *writes.latest()
     }
 }
 
 /// Progress on its way. A task that says nothing costs nothing: each event is a task of its own.
 struct Writes {
     journal: SessionJournal,
-    after: Timestamp,
+    /// The task's start, or the last of its progress. The journal may forget it: it has many sessions.
+    latest: Mutex<Timestamp>,
     runtime: Handle,
     logs: Span,
     under_way: TaskTracker,
@@ -140,7 +142,12 @@ impl Writes {
             return;
         }
         // Its order is fixed here; the writes may overtake each other.
-        let event = self.journal.reserve(draft, Some(self.after));
+        let event = {
+            let mut latest = self.latest();
+            let event = self.journal.reserve(draft, Some(*latest));
+            *latest = event.timestamp();
+            event
+        };
         let writes = Arc::clone(self);
         let write = async move { writes.abort.run_until_cancelled(writes.write(event)).await };
         self.under_way.spawn_on(write.instrument(self.logs.clone()), &self.runtime);
@@ -149,12 +156,21 @@ impl Writes {
     async fn write(&self, event: Reserved) {
         let Ok(_turn) = self.turns.acquire().await else { return };
         match self.journal.append_reserved(event, DEADLINE).await {
-            Ok(_) => drop(self.written.fetch_add(1, Ordering::Relaxed)),
+            Ok(time) => {
+                self.written.fetch_add(1, Ordering::Relaxed);
+                // A collision has moved it.
+                let mut latest = self.latest();
+                *latest = time.max(*latest);
+            }
             Err(error) if !self.told.swap(true, Ordering::Relaxed) => {
                 let error = journal::display_chain(&error);
                 tracing::warn!("a progress event is not in the journal: {error}");
             }
             Err(_) => {}
         }
+    }
+
+    fn latest(&self) -> MutexGuard<'_, Timestamp> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

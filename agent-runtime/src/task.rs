@@ -143,7 +143,7 @@ impl Task {
             self.metrics.running.add(1, &[]);
             let progress = invocation.context.open(self.journal.clone(), started);
             let outcome = self.outcome(invocation).await;
-            progress.finish().await;
+            let after = progress.finish().await;
             if let Err(error) = &outcome {
                 telemetry::record_error(&span, &error.error_type, &error.message);
             }
@@ -181,10 +181,10 @@ impl Task {
     }
 
     /// Writes the terminal event; as the last resort it is one JSON line of the log.
-    async fn end(&self, outcome: &Outcome, after: Option<Timestamp>) {
+    async fn end(&self, outcome: &Outcome, after: Timestamp) {
         let draft = terminal_event(outcome);
         if let Err(error) =
-            self.journal.append_terminal(draft, after, self.give_up.cancelled()).await
+            self.journal.append_terminal(draft, Some(after), self.give_up.cancelled()).await
         {
             let event = serde_json::to_string(error.event()).unwrap_or_default();
             let error = display_chain(&error);

@@ -5,11 +5,13 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use agent_runtime::{Agent, AgentError, Context, Invocation, MAX_PROGRESS_EVENTS};
-use journal::{Event, Status, Timestamp};
+use chrono::{TimeDelta, Utc};
+use journal::{Draft, Event, Source, Status, Timestamp};
 use serde_json::{Value, json};
 use support::{Dynamo, Fault, Host, session_id};
 use tokio::sync::Notify;
@@ -96,6 +98,13 @@ async fn what_is_too_much_is_dropped_and_the_end_is_not() {
     assert_eq!(host.events(&id).await.last(), Some(&end));
 }
 
+/// From the task's start to its end.
+fn took(events: &[Event]) -> Duration {
+    let time = |event: &Event| event.timestamp.parse::<Timestamp>().unwrap().as_micros();
+    let began = events.iter().find(|it| it.status == Status::AgentBackgroundTaskStarted).unwrap();
+    Duration::from_micros((time(events.last().unwrap()) - time(began)).unsigned_abs())
+}
+
 #[tokio::test]
 async fn a_flood_that_the_table_takes_slowly_does_not_hold_the_end_up() {
     let dynamo = Dynamo::new(|call| match call.status().starts_with("TASK_") {
@@ -109,9 +118,7 @@ async fn a_flood_that_the_table_takes_slowly_does_not_hold_the_end_up() {
     host.invoke(&id, "run-1", json!({})).await;
     let end = host.terminal(&id).await;
     let events = host.events(&id).await;
-    let began = events.iter().find(|it| it.status == Status::AgentBackgroundTaskStarted).unwrap();
-    let time = |event: &Event| event.timestamp.parse::<Timestamp>().unwrap().as_micros();
-    let took = Duration::from_micros((time(&end) - time(began)).unsigned_abs());
+    let took = took(&events);
     println!("the end came {took:?} after the start, for a flood that takes 38 s");
     assert!((1..=3).contains(&took.as_secs()), "a second of grace: {took:?}");
     assert_eq!(events.last(), Some(&end));
@@ -134,11 +141,56 @@ async fn a_table_that_takes_no_progress_does_not_hold_the_end_up() {
     let (host, id) = (Host::start_with(&dynamo, agent), session_id());
     host.invoke(&id, "run-1", json!({})).await;
     host.terminal(&id).await;
+    let took = took(&host.events(&id).await);
+    assert!((1..=3).contains(&took.as_secs()), "a second of grace: {took:?}");
     // Those that are written at once would be tried for five seconds, and the end came before others.
     assert_eq!(tried.lock().unwrap().len(), 8);
     let phases = host.statuses(&id).await.iter().filter(|it| it.starts_with("TASK_")).count();
     assert_eq!(phases, 0);
     assert_eq!(host.statuses(&id).await.len(), 3);
+}
+
+#[tokio::test]
+async fn the_end_sorts_behind_progress_that_the_journal_has_forgotten_when_the_clock_steps_back() {
+    let back = Arc::new(AtomicBool::new(false));
+    let stepped = Arc::clone(&back);
+    let clock = move || match stepped.load(Ordering::SeqCst) {
+        true => Utc::now() - TimeDelta::seconds(10),
+        false => Utc::now(),
+    };
+    // Late, so that it is in no answer when what is next gets its time.
+    let dynamo = Dynamo::new(|call| match call.status().starts_with("TASK_") {
+        true => Fault::Late(Duration::from_millis(400)),
+        false => Fault::None,
+    });
+    let journal = dynamo.journal().with_clock(Arc::new(clock));
+    let others = journal.clone();
+    let agent = Does(move |context: &Context| {
+        let forget = || {
+            for number in 0..20_000 {
+                let other = format!("another-session-0123456789-{number:010}").parse().unwrap();
+                let other = others.session(other, "run-1", Source::Agent);
+                let _ = other.reserve(Draft::new(Status::AgentEntrypointStarted), None);
+            }
+        };
+        context.started("plan", "").unwrap();
+        forget();
+        back.store(true, Ordering::SeqCst);
+        context.completed("plan", "").unwrap();
+        forget();
+    });
+    let (host, id) = (Host::start_on(&dynamo, journal, agent), session_id());
+    host.invoke(&id, "run-1", json!({})).await;
+    host.terminal(&id).await;
+    assert_eq!(
+        host.statuses(&id).await[1..],
+        [
+            "AGENT_BACKGROUND_TASK_STARTED",
+            "TASK_PLAN_STARTED",
+            "TASK_PLAN_COMPLETED",
+            "AGENT_BACKGROUND_TASK_COMPLETED"
+        ]
+    );
 }
 
 #[tokio::test]

@@ -52,6 +52,14 @@ pub struct Reserved {
     time: Timestamp,
 }
 
+impl Reserved {
+    /// The event's time, unless that is taken when it is written.
+    #[must_use]
+    pub fn timestamp(&self) -> Timestamp {
+        self.time
+    }
+}
+
 /// The event is not, or not certainly, in the table.
 #[derive(Debug, Error)]
 pub enum AppendError {

@@ -107,10 +107,15 @@ impl Host {
     }
 
     pub fn start_with(dynamo: &Dynamo, agent: impl Agent) -> Self {
+        Self::start_on(dynamo, dynamo.journal(), agent)
+    }
+
+    /// With a journal of its own on `dynamo`.
+    pub fn start_on(dynamo: &Dynamo, journal: Journal, agent: impl Agent) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
-        let (journal, own) = (dynamo.journal(), dynamo.clone());
+        let own = dynamo.clone();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
             System::with_tokio_rt(|| runtime).block_on(async {
