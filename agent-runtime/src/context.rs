@@ -2,12 +2,12 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use journal::{InvalidPhase, SessionJournal, Status, Step, Timestamp};
+use journal::{InvalidPhase, Status, Step};
 use opentelemetry::context::FutureExt;
 use tokio::task::{JoinError, JoinSet};
 use tracing::Instrument;
 
-use crate::progress::{Progress, Writer};
+use crate::progress::Progress;
 
 /// Belongs to the agent's task. Cheap to clone.
 ///
@@ -31,7 +31,7 @@ use crate::progress::{Progress, Writer};
 #[derive(Debug, Clone, Default)]
 pub struct Context {
     children: Arc<Mutex<JoinSet<()>>>,
-    progress: Progress,
+    pub(crate) progress: Progress,
 }
 
 impl Context {
@@ -94,10 +94,5 @@ impl Context {
     /// Takes the children out; dropping what is returned aborts them.
     pub(crate) fn take_children(&self) -> JoinSet<()> {
         std::mem::take(&mut self.children.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// See [`Progress::open`].
-    pub(crate) fn open(&self, journal: SessionJournal, after: Timestamp) -> Writer {
-        self.progress.open(journal, after)
     }
 }

@@ -141,7 +141,7 @@ impl Task {
         let _ = started.send(durable);
         if let Some(started) = after {
             self.metrics.running.add(1, &[]);
-            let progress = invocation.context.open(self.journal.clone(), started);
+            let progress = invocation.context.progress.open(self.journal.clone(), started);
             let outcome = self.outcome(invocation).await;
             let after = progress.finish().await;
             if let Err(error) = &outcome {

@@ -167,6 +167,7 @@ async fn the_end_sorts_behind_progress_that_the_journal_has_forgotten_when_the_c
     let others = journal.clone();
     let agent = Does(move |context: &Context| {
         let forget = || {
+            // More sessions than the journal remembers.
             for number in 0..20_000 {
                 let other = format!("another-session-0123456789-{number:010}").parse().unwrap();
                 let other = others.session(other, "run-1", Source::Agent);

@@ -160,8 +160,9 @@ impl SessionJournal {
         &self.invocation_id
     }
 
-    /// Appends an event that sorts behind everything that this process wrote to the session and
-    /// behind `after`, the last event that its cause knew of. Returns its timestamp.
+    /// Appends an event that sorts behind `after`, the last event that its cause knew of, and behind
+    /// everything that this process wrote to the session, unless it wrote to 7,000 others since.
+    /// Returns its timestamp.
     ///
     /// # Errors
     /// At once if DynamoDB refuses the event, else when `within` has passed; see [`AppendError`]

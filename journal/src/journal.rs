@@ -13,8 +13,8 @@ use tokio::sync::Semaphore;
 use crate::instruments::Instruments;
 use crate::{EventPages, ReadError, SessionId, SessionJournal, Settings, Source, Timestamp};
 
-/// Sessions whose last timestamp is remembered; the oldest is forgotten first. Removals wear the
-/// table behind them until it doubles: up to 7,168 to 16,384 places, from there on to 32,768.
+/// Sessions whose last timestamp is remembered; the oldest is forgotten first. The hash table behind
+/// a cache of up to 7,168 ends at 16,384 places, behind a larger one at 32,768.
 const SESSIONS: NonZeroUsize = NonZeroUsize::new(7_000).unwrap();
 
 /// Writes under way at a time, and with them the connections that are kept: thousands of tasks that
