@@ -44,5 +44,5 @@ cat <<DONE
 Start a session and watch it:
   export STATE_MACHINE_ARN=arn:aws:states:$region:$account:stateMachine:$stack-session
   export JOURNAL_TABLE_NAME=$stack-journal
-  cargo run --bin session -- start --watch 'a prompt'
+  cargo run --bin agent-journal -- start --watch 'a prompt'
 DONE

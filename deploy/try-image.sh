@@ -21,7 +21,7 @@ install "$binary" "$root/opt/agent-runtime/agent-runtime"
 
 dynamodb=18900 port=18901 session=image-0123456789-0123456789-0123456789
 folder=$(mktemp -d)
-program=$PWD/target/debug/local
+program=$PWD/target/debug/agent-local
 (cd "$folder" && exec "$program" up --port 0 --dynamodb-port $dynamodb --step-functions-port 0) >/dev/null 2>&1 &
 table=$!
 container=
@@ -56,7 +56,7 @@ container=
 
 AWS_ENDPOINT_URL_DYNAMODB=http://127.0.0.1:$dynamodb AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=local \
   AWS_SECRET_ACCESS_KEY=local JOURNAL_TABLE_NAME=agent-journal \
-  target/debug/session events $session | tee "$folder/events" || true
+  target/debug/agent-journal events $session | tee "$folder/events" || true
 grep --quiet 'AGENT_BACKGROUND_TASK_FAILED.*Terminated' "$folder/events"
 
 cat <<MEASURED

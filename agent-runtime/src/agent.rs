@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use journal::{FaultKind, InvalidPhase, SdkFault, SessionId};
 use serde_json::Value;
 
-use crate::Context;
+use crate::TaskContext;
 
 /// What runs in the background for one invocation.
 ///
@@ -54,7 +54,7 @@ pub struct Invocation {
     /// environment.
     pub environment: BTreeMap<String, String>,
     /// The task's own tasks and progress.
-    pub context: Context,
+    pub context: TaskContext,
 }
 
 /// Why an agent failed, as the journal will say it.

@@ -29,50 +29,51 @@
 //!
 //! - What it returns is the result of the session; an [`AgentError`], a panic or a signal is its
 //!   failure, with type and message in the journal.
-//! - [`Invocation::context`] journals [phases](Context) of the agent's own, and ties
-//!   [further tasks](Context::spawn) to it.
-//! - [`CommandAgent`] runs a program in any language, [`BedrockAgent`] a model of Bedrock with
-//!   [tools](Tool); the binary of this crate is [`run_from_env`], which takes one of the two.
-//! - The program's allocator is mimalloc. One that has its own turns the feature `mimalloc` off:
-//!   `default-features = false`.
+//! - [`Invocation::context`] journals [phases](TaskContext) of the agent's own, and ties
+//!   [further tasks](TaskContext::spawn) to it.
+//! - [`CommandAgent`] runs a program in any language. The binary of this crate is [`run_from_env`],
+//!   which runs the command of `AGENT_COMMAND`.
+//! - The program's allocator is mimalloc. A program that has its own turns the feature `mimalloc`
+//!   off: `default-features = false`.
 //! - [`Settings`] are the environment variables. [`serve`] is the same without a process around it,
 //!   for a program that has a listener and a journal already, such as a test.
 //!
 //! # How it works
 //!
-//! A request goes this way, one module each:
+//! A request passes these modules:
 //!
-//! `entrypoint` (journals the request, answers at once) → `request` (what the body means) →
-//! `supervisor` (an actor: each invocation once) → `worker` (an actor: the agent's abort) beside
-//! `task` (a plain task that guards the agent and writes its one terminal event, whose content
-//! `outcome` decides). `health` answers `/ping`; `server` and `run` are the process around it.
+//! - `entrypoint` journals the request and answers at once. `caller` reads its head, `request` its
+//!   body, and a `refusal` says why no task was started.
+//! - `supervisor` (an actor) starts each invocation once, with a `worker` (an actor) that stands for
+//!   the running agent.
+//! - `task` (a plain task) guards the agent and writes its one terminal event, as `outcome` decides.
+//!   `progress` is the agent's own way into the journal.
+//! - `agents` are the kinds of agent. `health` answers `/ping`. `server` and `run` are the process
+//!   around all this.
 
 mod agent;
-mod bedrock;
-mod command;
-mod context;
+mod agents;
+mod caller;
 mod entrypoint;
 mod health;
-mod once;
 mod outcome;
 mod progress;
+mod refusal;
 mod request;
 mod run;
 mod server;
 mod settings;
 mod supervisor;
 mod task;
-mod tool;
+mod task_context;
 mod worker;
 
 pub use agent::{Agent, AgentError, Invocation};
-pub use bedrock::{BedrockAgent, BedrockSettings};
-pub use command::CommandAgent;
-pub use context::Context;
-pub use entrypoint::{REQUEST_HEADER, SESSION_HEADER};
+pub use agents::CommandAgent;
+pub use caller::{REQUEST_HEADER, SESSION_HEADER};
 pub use journal::{InvalidPhase, SessionId, SettingError};
 pub use progress::MAX_PROGRESS_EVENTS;
 pub use run::{run, run_from_env};
 pub use server::serve;
 pub use settings::Settings;
-pub use tool::Tool;
+pub use task_context::TaskContext;

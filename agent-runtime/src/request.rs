@@ -1,8 +1,9 @@
 //! What the body of `/invocations` means.
 
 use journal::text::MAX_ID_BYTES;
-use journal::{InvalidSessionId, SessionId, Timestamp, TraceParent};
+use journal::{InvalidSessionId, SessionId, Timestamp};
 use serde_json::{Map, Value};
+use telemetry::TraceParent;
 use thiserror::Error;
 
 /// A body that was understood.

@@ -1,8 +1,6 @@
 use std::future::Future;
 use std::io;
 use std::net::TcpListener;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix::Actor;
@@ -19,7 +17,7 @@ use crate::Agent;
 use crate::agent::erase;
 use crate::entrypoint::{Entrypoint, invocations};
 use crate::health::Health;
-use crate::supervisor::{Drain, Supervisor};
+use crate::supervisor::Supervisor;
 
 /// How long a shutdown waits for the terminal events. With what follows (the last
 /// telemetry included) it stays within 10 s.
@@ -50,37 +48,33 @@ pub async fn serve(
     let health = Health::new();
     let tasks = TaskTracker::new();
     let give_up = CancellationToken::new();
+    let draining = CancellationToken::new();
     let supervisor = Supervisor::new(
         erase(agent),
         agents.handle().clone(),
         health.clone(),
         tasks.clone(),
+        draining.clone(),
         give_up.clone(),
     )
     .start();
-    let draining = Arc::new(AtomicBool::new(false));
     let journal = journal.boxed().shared();
     let entrypoint = Data::new(Entrypoint {
         journal: journal.clone(),
-        supervisor: supervisor.clone(),
-        draining: Arc::clone(&draining),
+        supervisor,
+        draining: draining.clone(),
         max_body_bytes,
         runtime: Handle::current(),
         tasks: tasks.clone(),
     });
+    let health = Data::new(health);
     let server = HttpServer::new(move || {
-        let health = health.clone();
         App::new()
             .app_data(entrypoint.clone())
+            .app_data(health.clone())
             .route("/invocations", web::post().to(invocations))
-            .route(
-                "/ping",
-                web::get().to(move || std::future::ready(HttpResponse::Ok().json(health.ping()))),
-            )
-            .default_service(web::to(|| async {
-                let error = "only POST /invocations and GET /ping are served here";
-                HttpResponse::NotFound().json(json!({ "error": error }))
-            }))
+            .route("/ping", web::get().to(ping))
+            .default_service(web::to(not_found))
     })
     .workers(2)
     // The listener has to stay open through the drain, to answer 503 and /ping.
@@ -96,10 +90,8 @@ pub async fn serve(
         ended = &mut server => return ended.map_err(io::Error::other)?,
         () = shutdown => {}
     }
-    draining.store(true, Ordering::Relaxed);
     tracing::info!("shutting down");
-    // If the supervisor were gone, its workers would be too, and with them every agent.
-    let _ = supervisor.send(Drain).await;
+    draining.cancel();
     tasks.close();
     if tokio::time::timeout(DRAIN_DEADLINE, tasks.wait()).await.is_err() {
         give_up.cancel();
@@ -108,4 +100,13 @@ pub async fn serve(
     handle.stop(true).await;
     agents.shutdown_background();
     Ok(())
+}
+
+async fn ping(health: Data<Health>) -> HttpResponse {
+    HttpResponse::Ok().json(health.ping())
+}
+
+async fn not_found() -> HttpResponse {
+    let error = "only POST /invocations and GET /ping are served here";
+    HttpResponse::NotFound().json(json!({ "error": error }))
 }

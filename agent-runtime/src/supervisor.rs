@@ -1,7 +1,6 @@
-//! Starts tasks, each invocation once, and stops them.
+//! Starts tasks, each invocation once.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -25,40 +24,43 @@ use uuid::Uuid;
 use crate::Invocation;
 use crate::agent::AnyAgent;
 use crate::health::Health;
-use crate::task::{Metrics, Task};
+use crate::task::Task;
 use crate::worker::Worker;
 
-/// Invocations remembered for callers that send one again; the oldest is forgotten first.
-const KNOWN: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
+/// Ended tasks that are remembered for callers that send their invocation again. The oldest is
+/// forgotten first: each is up to 700 bytes.
+const REMEMBERED: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
 
-/// Stands for an invocation's ids, which may be long: 128 bits that no caller can aim at.
-type Run = [u64; 2];
+/// What is the same when a caller sends an invocation again.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct InvocationKey {
+    session_id: SessionId,
+    invocation_id: String,
+}
+
+/// A task's id and its AGENT_BACKGROUND_TASK_STARTED.
+type Started = (Uuid, Timestamp);
 
 /// A start under way, for which all callers of one invocation wait.
-type Starting = Shared<BoxFuture<'static, Result<Timestamp, StartError>>>;
-
-/// What is known of an invocation that came before. Ten thousand of them are kept, so they are small.
-enum Known {
-    Starting(Uuid, Starting),
-    /// The task and its AGENT_BACKGROUND_TASK_STARTED.
-    Started(Uuid, Timestamp),
-}
+type Starting = Shared<BoxFuture<'static, Result<Started, StartError>>>;
 
 pub(crate) struct Supervisor {
     agent: AnyAgent,
+    /// The runtime on which agents run.
     agents: Handle,
     health: Health,
+    /// What the shutdown waits for.
     tasks: TaskTracker,
+    /// Cancelled when the host is told to stop: refuse new tasks, end those that run.
+    draining: CancellationToken,
+    /// Cancelled when the process is about to exit.
     give_up: CancellationToken,
-    metrics: Metrics,
-    workers: HashMap<Uuid, Addr<Worker>>,
-    known: LruCache<Run, Known>,
-    /// What makes a [`Run`] of ids.
-    keys: [RandomState; 2],
-    draining: bool,
+    /// The tasks whose terminal event is not durable, each with the actor that stands for it.
+    running: HashMap<InvocationKey, (Starting, Addr<Worker>)>,
+    ended: LruCache<InvocationKey, Started>,
 }
 
-/// Starts a task unless the same invocation was started before; either way the answer is that of
+/// Starts a task unless the same invocation was started before. Either way the answer is that of
 /// the first call, byte for byte.
 pub(crate) struct Start {
     /// In the trace of this call.
@@ -72,15 +74,8 @@ impl Message for Start {
     type Result = Result<Bytes, StartError>;
 }
 
-/// Stops every task and refuses new ones.
-pub(crate) struct Drain;
-
-impl Message for Drain {
-    type Result = ();
-}
-
-/// A task's terminal event is durable, or the task was never started.
-struct Ended(Uuid);
+/// A task's terminal event is durable or given up, or the task was not started.
+struct Ended(InvocationKey, Option<Started>);
 
 impl Message for Ended {
     type Result = ();
@@ -103,56 +98,54 @@ impl Supervisor {
         agents: Handle,
         health: Health,
         tasks: TaskTracker,
+        draining: CancellationToken,
         give_up: CancellationToken,
     ) -> Self {
-        Self {
-            agent,
-            agents,
-            health,
-            tasks,
-            give_up,
-            metrics: Metrics::new(),
-            workers: HashMap::new(),
-            known: LruCache::new(KNOWN),
-            keys: Default::default(),
-            draining: false,
-        }
+        let (running, ended) = (HashMap::new(), LruCache::new(REMEMBERED));
+        Self { agent, agents, health, tasks, draining, give_up, running, ended }
     }
 
-    fn start_task(&mut self, start: Start, supervisor: &Addr<Self>) -> (Uuid, Starting) {
+    fn start_task(
+        &mut self,
+        start: Start,
+        key: InvocationKey,
+        supervisor: &Addr<Self>,
+    ) -> Starting {
         let id = Uuid::new_v4();
-        let abort = CancellationToken::new();
+        let abort = self.draining.child_token();
         let (started, when_started) = oneshot::channel();
         let task = Task {
             journal: start.journal,
             agent: Arc::clone(&self.agent),
             agents: self.agents.clone(),
             after: start.after,
-            metrics: self.metrics.clone(),
             abort: abort.clone(),
             give_up: self.give_up.clone(),
             busy: self.health.busy(),
         };
-        let supervisor = supervisor.downgrade();
+        let (supervisor, ended) = (supervisor.downgrade(), key.clone());
         self.tasks.spawn(async move {
-            task.run(start.invocation, started).await;
+            let started = task.run(start.invocation, started).await;
             if let Some(supervisor) = supervisor.upgrade() {
-                supervisor.do_send(Ended(id));
+                supervisor.do_send(Ended(ended, started.map(|at| (id, at))));
             }
         });
-        self.workers.insert(id, Worker { _abort: abort.drop_guard() }.start());
         let starting = async move {
-            when_started
-                .await
-                .map_err(|_| StartError::Lost)?
-                .map_err(|error| StartError::NotJournaled(Arc::new(error)))
+            match when_started.await {
+                Ok(Ok(at)) => Ok((id, at)),
+                Ok(Err(error)) => Err(StartError::NotJournaled(Arc::new(error))),
+                Err(_) => Err(StartError::Lost),
+            }
         };
-        (id, starting.boxed().shared())
+        let starting = starting.boxed().shared();
+        let worker = Worker { _abort: abort.drop_guard() }.start();
+        self.running.insert(key, (starting.clone(), worker));
+        starting
     }
 }
 
 /// The same for every caller of one invocation.
-fn answer(session_id: &SessionId, task_id: Uuid, after: Timestamp) -> Bytes {
+fn answer(session_id: &SessionId, (task_id, after): Started) -> Bytes {
     let answer = json!({
         "status": "started", "session_id": session_id, "task_id": task_id.to_string(), "after": after,
     });
@@ -167,53 +160,32 @@ impl Handler<Start> for Supervisor {
     type Result = ResponseActFuture<Self, Result<Bytes, StartError>>;
 
     fn handle(&mut self, start: Start, ctx: &mut Self::Context) -> Self::Result {
-        if self.draining {
-            return Box::pin(actix::fut::ready(Err(StartError::ShuttingDown)));
-        }
-        let session_id = start.journal.session_id().clone();
-        let ids = (&session_id, start.journal.invocation_id());
-        let run: Run = self.keys.each_ref().map(|key| key.hash_one(ids));
-        let (id, starting) = match self.known.get(&run) {
-            Some(Known::Started(id, after)) => {
-                return Box::pin(actix::fut::ready(Ok(answer(&session_id, *id, *after))));
-            }
-            Some(Known::Starting(id, starting)) => (*id, starting.clone()),
-            None => {
-                let (id, starting) = self.start_task(start, &ctx.address());
-                self.known.put(run, Known::Starting(id, starting.clone()));
-                (id, starting)
-            }
+        let key = InvocationKey {
+            session_id: start.journal.session_id().clone(),
+            invocation_id: start.journal.invocation_id().to_owned(),
         };
-        Box::pin(starting.into_actor(self).map(move |started, supervisor, _| {
-            // A start that failed is forgotten, unless another one has taken its place.
-            let known = supervisor.known.peek_mut(&run);
-            let this =
-                |known: &&mut Known| matches!(known, Known::Starting(this, _) if *this == id);
-            if let Some(known) = known.filter(this) {
-                if let Ok(after) = started {
-                    *known = Known::Started(id, after);
-                } else {
-                    supervisor.known.pop(&run);
-                }
-            }
-            started.map(|after| answer(&session_id, id, after))
-        }))
-    }
-}
-
-impl Handler<Drain> for Supervisor {
-    type Result = ();
-
-    fn handle(&mut self, _: Drain, _: &mut Self::Context) {
-        self.draining = true;
-        self.workers.clear();
+        let session_id = key.session_id.clone();
+        let starting = if let Some(&started) = self.ended.get(&key) {
+            futures_util::future::ready(Ok(started)).boxed().shared()
+        } else if let Some((starting, _)) = self.running.get(&key) {
+            starting.clone()
+        } else if self.draining.is_cancelled() {
+            futures_util::future::ready(Err(StartError::ShuttingDown)).boxed().shared()
+        } else {
+            self.start_task(start, key, &ctx.address())
+        };
+        let answer = async move { starting.await.map(|started| answer(&session_id, started)) };
+        Box::pin(answer.into_actor(self).map(|answer, _, _| answer))
     }
 }
 
 impl Handler<Ended> for Supervisor {
     type Result = ();
 
-    fn handle(&mut self, Ended(id): Ended, _: &mut Self::Context) {
-        self.workers.remove(&id);
+    fn handle(&mut self, Ended(key, started): Ended, _: &mut Self::Context) {
+        self.running.remove(&key);
+        if let Some(started) = started {
+            self.ended.put(key, started);
+        }
     }
 }

@@ -4,16 +4,14 @@
 
 use std::time::Duration;
 
-use journal::text::{MAX_ID_BYTES, truncate};
 use journal::{
-    AppendError, Draft, SessionJournal, Status, Timestamp, TraceParent, display_chain,
-    span_attributes,
+    AppendError, Draft, SessionJournal, Status, Timestamp, display_chain, span_attributes,
 };
 use opentelemetry::KeyValue;
 use opentelemetry::context::FutureExt;
 use opentelemetry::global::{self, BoxedSpan};
-use opentelemetry::metrics::{Counter, UpDownCounter};
 use opentelemetry::trace::{TraceContextExt, Tracer};
+use telemetry::TraceParent;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -40,67 +38,25 @@ pub(crate) struct Task {
     pub agents: Handle,
     /// AGENT_ENTRYPOINT_STARTED, the cause of this task.
     pub after: Timestamp,
-    /// Cancelled by the worker actor's drop: stop the agent.
+    /// Stop the agent: cancelled when the host drains, and by the worker actor's drop.
     pub abort: CancellationToken,
     /// Cancelled when the process is about to exit: log the event instead of writing it.
     pub give_up: CancellationToken,
     pub busy: Busy,
-    pub metrics: Metrics,
-}
-
-/// What tells of the tasks, through OpenTelemetry's global provider. Cheap to clone.
-#[derive(Clone)]
-pub(crate) struct Metrics {
-    running: UpDownCounter<i64>,
-    ended: Counter<u64>,
-}
-
-impl Metrics {
-    pub fn new() -> Self {
-        let meter = global::meter("agent-runtime");
-        Self {
-            running: meter
-                .i64_up_down_counter("agent.tasks.running")
-                .with_unit("{task}")
-                .with_description("Tasks whose agent runs or whose terminal event is not durable")
-                .build(),
-            ended: meter
-                .u64_counter("agent.tasks.ended")
-                .with_unit("{task}")
-                .with_description("Tasks that ended, by outcome")
-                .build(),
-        }
-    }
-
-    fn end(&self, outcome: &Outcome) {
-        self.running.add(-1, &[]);
-        match outcome {
-            Ok(_) => self.ended.add(1, &[KeyValue::new("outcome", "completed")]),
-            Err(error) => self.ended.add(
-                1,
-                &[
-                    KeyValue::new("outcome", "failed"),
-                    KeyValue::new(
-                        "error.type",
-                        truncate(&error.error_type, MAX_ID_BYTES).to_owned(),
-                    ),
-                ],
-            ),
-        }
-    }
 }
 
 impl Task {
-    /// Runs the agent from its first event to its last. `started` learns whether it was started.
+    /// Runs the agent from its first event to its last. `started` learns whether it was started;
+    /// the answer is the timestamp of its start, if it was.
     pub(crate) async fn run(
         mut self,
         invocation: Invocation,
         started: oneshot::Sender<Result<Timestamp, AppendError>>,
-    ) {
+    ) -> Option<Timestamp> {
         let trace = self.journal.trace().with_span(self.span());
         let logs = telemetry::log_span(&invocation.session_id, &invocation.invocation_id, &trace);
         self.journal = self.journal.in_trace(trace);
-        self.run_in_span(invocation, started).instrument(logs).await;
+        self.run_in_span(invocation, started).instrument(logs).await
     }
 
     /// The task's span: <https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-agent-spans/>.
@@ -122,36 +78,36 @@ impl Task {
         self,
         mut invocation: Invocation,
         started: oneshot::Sender<Result<Timestamp, AppendError>>,
-    ) {
+    ) -> Option<Timestamp> {
         let span = self.journal.trace().span();
         if let Some(parent) = TraceParent::of(self.journal.trace()) {
-            let state = Some(parent.state()).filter(|state| !state.is_empty());
-            let variables = [("TRACEPARENT", Some(parent.to_string())), ("TRACESTATE", state)];
-            invocation.environment.extend(
-                variables.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))),
-            );
+            let environment = &mut invocation.environment;
+            environment.insert("TRACEPARENT".to_owned(), parent.to_string());
+            if !parent.state().is_empty() {
+                environment.insert("TRACESTATE".to_owned(), parent.state());
+            }
         }
         let draft = Draft::new(Status::AgentBackgroundTaskStarted);
         let durable = self.journal.append(draft, Some(self.after), STARTED_DEADLINE).await;
-        let after = durable.as_ref().ok().copied();
+        let started_at = durable.as_ref().ok().copied();
         if let Err(error) = &durable {
             telemetry::record_error(&span, "JournalError", &display_chain(error));
         }
         // The caller may have gone away; the task runs all the same.
         let _ = started.send(durable);
-        if let Some(started) = after {
-            self.metrics.running.add(1, &[]);
-            let progress = invocation.context.progress.open(self.journal.clone(), started);
+        if started_at.is_some() {
+            let progress = invocation.context.progress.clone();
+            progress.open(self.journal.clone());
             let outcome = self.outcome(invocation).await;
-            let after = progress.finish().await;
+            progress.close().await;
             if let Err(error) = &outcome {
                 telemetry::record_error(&span, &error.error_type, &error.message);
             }
-            self.end(&outcome, after).await;
-            self.metrics.end(&outcome);
+            self.end(&outcome).await;
         }
         span.end();
         drop(self.busy);
+        started_at
     }
 
     async fn outcome(&self, invocation: Invocation) -> Outcome {
@@ -181,12 +137,10 @@ impl Task {
     }
 
     /// Writes the terminal event; as the last resort it is one JSON line of the log.
-    async fn end(&self, outcome: &Outcome, after: Timestamp) {
+    async fn end(&self, outcome: &Outcome) {
         let draft = terminal_event(outcome);
-        if let Err(error) =
-            self.journal.append_terminal(draft, Some(after), self.give_up.cancelled()).await
-        {
-            let event = serde_json::to_string(error.event()).unwrap_or_default();
+        if let Err(error) = self.journal.append_terminal(draft, self.give_up.cancelled()).await {
+            let event = serde_json::to_string(&error.event).unwrap_or_default();
             let error = display_chain(&error);
             tracing::error!(event, "the terminal event is not in the journal: {error}");
         }

@@ -2,82 +2,45 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
-#[path = "support/converse.rs"]
-mod converse;
 mod support;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use agent_runtime::SESSION_HEADER;
-use converse::Converse;
 use journal::{Event, SessionId, Status};
-use local::collector::Collector;
-use local::process::{Process, Spec};
-use local::table::{CREDENTIAL, REGION, TABLE_NAME, Table};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use support::{eventually, session_id};
-use tempfile::TempDir;
+use support::{eventually, open_table, session_id};
+use testing::{CREDENTIAL, Program, REGION, TABLE_NAME, Table};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_agent-runtime");
 
-const CREDENTIALS: [(&str, &str); 2] =
-    [("AWS_ACCESS_KEY_ID", CREDENTIAL), ("AWS_SECRET_ACCESS_KEY", CREDENTIAL)];
-
 /// The binary with a command as its agent, on a table of its own.
 struct Container {
-    process: Process,
-    url: String,
+    program: Program,
     table: Table,
     client: reqwest::Client,
-    folder: TempDir,
 }
 
 impl Container {
     async fn start(agent_command: &str) -> Self {
-        Self::start_with(agent_command, &CREDENTIALS).await
+        Self::start_with(agent_command, &[]).await
     }
 
     async fn start_with(agent_command: &str, environment: &[(&str, &str)]) -> Self {
-        let (table, folder) = (Table::open(None, 0).await.unwrap(), tempfile::tempdir().unwrap());
-        let endpoint = table.endpoint();
-        let file = folder.path().join("file");
-        let variables = [
-            ("JOURNAL_TABLE_NAME", TABLE_NAME),
-            ("AWS_ENDPOINT_URL_DYNAMODB", &endpoint),
-            ("AWS_REGION", REGION),
-            ("HOST", "127.0.0.1"),
-            ("PORT", "0"),
-            ("AGENT_COMMAND", agent_command),
-            ("FILE", file.to_str().unwrap()),
-        ];
-        let (process, listens) = Process::start(&Spec {
-            program: PathBuf::from(PROGRAM),
-            subcommand: "agent-runtime",
-            environment: variables
-                .iter()
-                .chain(environment)
-                .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
-                .collect(),
-            log: folder.path().join("log"),
-            echo: false,
-        })
-        .unwrap();
-        let url = format!("http://{}", process.address(listens).await.unwrap());
+        let table = Table::open(None, 0).await.unwrap();
+        let environment = [&[("AGENT_COMMAND", agent_command)], environment].concat();
+        let program = Program::start(Path::new(PROGRAM), &table, &environment).await;
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        Self { process, url, table, client, folder }
+        Self { program, table, client }
     }
 
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("log")).unwrap()
-    }
-
-    /// What the command wrote to `$FILE`, once it has.
+    /// What the command wrote to `$FOLDER/file`, once it has.
     async fn file(&self) -> String {
-        let file = self.folder.path().join("file");
+        let file = self.program.folder.path().join("file");
         eventually("the command's file", async || {
             std::fs::read_to_string(&file).ok().filter(|text| text.ends_with('\n'))
         })
@@ -87,14 +50,14 @@ impl Container {
     async fn post(&self, id: &SessionId, input: &Value) -> (u16, Value) {
         let request = self
             .client
-            .post(format!("{}/invocations", self.url))
+            .post(format!("{}/invocations", self.program.url))
             .header(SESSION_HEADER, id.as_str());
         let answer = request.body(input.to_string()).send().await.unwrap();
         (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
     async fn events(&self, id: &SessionId) -> Vec<Event> {
-        self.table.journal().events(id).await.unwrap()
+        open_table(&self.table).events(id).await.unwrap()
     }
 
     /// Runs the command to its terminal event.
@@ -107,10 +70,6 @@ impl Container {
         };
         let end = async || self.events(&id).await.into_iter().find(ends);
         eventually("a terminal event", end).await
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.process.id()), signal).unwrap();
     }
 }
 
@@ -218,11 +177,11 @@ async fn a_trace_context_reaches_the_command_whole_and_that_of_the_container_doe
         ("TRACESTATE", "own=1"),
         ("BAGGAGE", "own=1"),
     ];
-    let container = Container::start_with(command, &[&own[..], &CREDENTIALS].concat()).await;
+    let container = Container::start_with(command, &own).await;
     let result = container.run(&json!({})).await.result;
     assert_eq!(result.as_deref(), Some("\",,\""));
     let (id, parent) = (session_id(), "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
-    let request = container.client.post(format!("{}/invocations", container.url));
+    let request = container.client.post(format!("{}/invocations", container.program.url));
     let request = request.header(SESSION_HEADER, id.as_str()).body("{}");
     let request = request.header("traceparent", parent).header("tracestate", "v=1");
     let answer = request.header("baggage", "user=7").send().await.unwrap();
@@ -233,108 +192,25 @@ async fn a_trace_context_reaches_the_command_whole_and_that_of_the_container_doe
     assert_eq!(result.await, format!("\"{parent},v=1,user=7\""));
 }
 
-/// The model of `MODEL_ID`, reached as the environment says, and what the container is told first.
-#[tokio::test]
-async fn with_a_model_and_no_command_the_container_runs_the_model() {
-    let service = Converse::start([converse::answer("end_turn", json!([{"text": "hello"}]))]);
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("prompt");
-    std::fs::write(&file, "Be brief.").unwrap();
-    let environment = [
-        ("MODEL_ID", converse::MODEL),
-        ("SYSTEM_PROMPT_FILE", file.to_str().unwrap()),
-        ("AWS_ENDPOINT_URL_BEDROCK_RUNTIME", &service.endpoint),
-    ];
-    let model = Container::start_with("", &[&environment[..], &CREDENTIALS].concat()).await;
-    let end = model.run(&json!({"prompt": "hi"})).await;
-    assert_eq!(end.result.as_deref(), Some("\"hello\""), "{end:?}");
-    // A command goes before a model.
-    let both = Container::start_with("cat", &[&environment[..], &CREDENTIALS].concat()).await;
-    assert_eq!(both.run(&json!({})).await.result.as_deref(), Some("{}"));
-    // As the command of another container, the same program runs the model, not itself again.
-    let nested = Container::start_with(PROGRAM, &[&environment[..], &CREDENTIALS].concat()).await;
-    let end = nested.run(&json!({"prompt": "hi"})).await;
-    assert_eq!(end.result.as_deref(), Some("\"hello\""), "{end:?}");
-    let asked = service.stop().await;
-    assert_eq!(asked.len(), 2);
-    assert_eq!(asked[0]["system"], json!([{"text": "Be brief."}]));
-}
-
-#[tokio::test]
-async fn a_model_without_any_credentials_fails_the_task_and_says_so() {
-    // The journal's are from the environment, which the command does without.
-    let command = format!(
-        "env -u AWS_ACCESS_KEY_ID -u AWS_SECRET_ACCESS_KEY AWS_EC2_METADATA_DISABLED=true \
-         AWS_CONFIG_FILE=/dev/null AWS_SHARED_CREDENTIALS_FILE=/dev/null MODEL_ID=m {PROGRAM}"
-    );
-    let (error_type, message) = error_of(&command).await;
-    assert_eq!(error_type, "CredentialsError", "{message}");
-}
-
 #[tokio::test]
 async fn each_line_of_stderr_is_a_log_line_with_the_session_id() {
     // The ids are there whatever else is logged.
     let level = [("RUST_LOG", "agent=info,agent_runtime=info")];
     let command = "sh -c 'echo thinking hard >&2'";
-    let container = Container::start_with(command, &[&level[..], &CREDENTIALS].concat()).await;
+    let container = Container::start_with(command, &level).await;
     let id = container.run(&json!({})).await.session_id().unwrap();
     let line = eventually("the log line", async || {
-        container.log().lines().find(|line| line.contains("thinking hard")).map(str::to_owned)
+        container
+            .program
+            .log()
+            .lines()
+            .find(|line| line.contains("thinking hard"))
+            .map(str::to_owned)
     })
     .await;
     let line: Value = serde_json::from_str(&line).unwrap();
     assert_eq!(line["fields"]["message"], "thinking hard");
     assert_eq!(line["spans"][0]["session_id"], id.as_str());
-}
-
-#[tokio::test]
-async fn the_standard_variables_of_opentelemetry_are_honoured() {
-    let collector = Collector::start(0).unwrap();
-    let endpoint = collector.endpoint();
-    // The command's result is its TRACEPARENT.
-    let traced = async |environment: &[(&str, &str)]| {
-        let environment = [environment, &CREDENTIALS].concat();
-        let tells = "sh -c 'cat >/dev/null; echo \"$TRACEPARENT\"'";
-        let container = Container::start_with(tells, &environment).await;
-        let end = container.run(&json!({})).await;
-        container.process.stop().await;
-        (end.result.unwrap(), end.trace_id, container.log())
-    };
-    let service = async |environment: &[(&str, &str)]| {
-        let (_, trace_id, log) = traced(environment).await;
-        let spans = collector.traces().remove(&trace_id.unwrap()).unwrap_or_default();
-        (spans.first().map(|span| span.service.clone()), log)
-    };
-    let on = ("OTEL_EXPORTER_OTLP_ENDPOINT", &*endpoint);
-    let traces = format!("{endpoint}/v1/traces");
-
-    assert_eq!(service(&[on]).await.0.as_deref(), Some("agent-runtime"));
-    let of_signal = [("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &*traces), ("OTEL_SERVICE_NAME", "a")];
-    assert_eq!(service(&of_signal).await.0.as_deref(), Some("a"));
-    let attributes = ("OTEL_RESOURCE_ATTRIBUTES", "service.name=b");
-    assert_eq!(service(&[on, attributes]).await.0.as_deref(), Some("b"));
-    let (exported, log) = service(&[on, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]).await;
-    assert!(exported.is_some() && log.contains("OTEL_EXPORTER_OTLP_PROTOCOL is grpc"), "{log}");
-
-    let count = collector.traces().len();
-    let (traceparent, ..) = traced(&[on, ("OTEL_TRACES_SAMPLER", "always_off")]).await;
-    assert!(traceparent.ends_with("-00\""), "{traceparent}");
-    for off in [("OTEL_SDK_DISABLED", "true"), ("OTEL_TRACES_EXPORTER", "none")] {
-        let (traceparent, trace_id, _) = traced(&[on, off]).await;
-        assert_eq!((&*traceparent, trace_id), ("\"\"", None), "{off:?}: no trace is active");
-    }
-    assert_eq!(collector.traces().len(), count, "none of these was exported");
-}
-
-#[tokio::test]
-async fn an_endpoint_that_is_none_is_named_without_what_is_secret_of_it() {
-    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:secret@[collector");
-    let container = Container::start_with("cat", &[&[endpoint][..], &CREDENTIALS].concat()).await;
-    let end = container.run(&json!("hi")).await;
-    assert_eq!(end.status, Status::AgentBackgroundTaskCompleted, "it works without");
-    let log = container.log();
-    assert!(log.contains("OTEL_EXPORTER_OTLP_ENDPOINT must be an http URL"), "{log}");
-    assert!(!log.contains("secret"), "{log}");
 }
 
 #[tokio::test]
@@ -345,7 +221,7 @@ async fn a_command_says_how_far_it_is_on_file_descriptor_3() {
     for command in [python, shell, named] {
         let container = Container::start(command).await;
         let id = container.run(&json!({})).await.session_id().unwrap();
-        let events = container.table.journal().events(&id).await.unwrap();
+        let events = container.events(&id).await;
         let phase = &events[2];
         let said = (phase.status.as_str(), phase.message.as_deref());
         assert_eq!(said, ("TASK_PLAN_STARTED", Some("two files")), "{command}: {events:?}");
@@ -361,23 +237,20 @@ async fn a_flood_of_progress_is_cut_and_what_is_no_progress_is_logged_once() {
     let container = Container::start(flood).await;
     let end = container.run(&json!({})).await;
     assert_eq!(end.result.as_deref(), Some("7"), "{end:?}");
-    let events = container.table.journal().events(&end.session_id().unwrap()).await.unwrap();
+    let events = container.events(&end.session_id().unwrap()).await;
     let flooded = events.iter().filter(|event| event.status.as_str() == "TASK_FLOOD_STARTED");
     let flooded = flooded.count();
     assert!((1..=1_000).contains(&flooded), "{flooded}");
     assert_eq!(events.last(), Some(&end), "the end sorts behind the flood");
-    let log = eventually("the count of what is missing", async || {
-        Some(container.log()).filter(|log| log.contains("progress is missing in the journal"))
+    let log = eventually("the count of what was dropped", async || {
+        Some(container.program.log()).filter(|log| log.contains("dropped"))
     })
     .await;
-    // On a slow machine the grace ends in the middle of a put, which may be applied all the same.
-    let line = log.lines().find(|line| line.contains("progress is missing")).unwrap();
-    let missing = &serde_json::from_str::<Value>(line).unwrap()["fields"];
-    assert_eq!(missing["over_the_limit"], 4_000);
-    let counted = |count| missing["not_durable"] == json!(count);
-    assert!(counted(1_000 - flooded) || counted(1_001 - flooded), "{flooded} {log}");
-    assert_eq!(log.lines().filter(|line| line.contains("no progress")).count(), 1, "{log}");
-    assert_eq!(log.lines().filter(|line| line.contains("not a line")).count(), 1, "{log}");
+    let line = log.lines().find(|line| line.contains("a task may write 1000 events")).unwrap();
+    let line: Value = serde_json::from_str(line).unwrap();
+    assert_eq!(line["fields"]["dropped"], 4_000);
+    assert_eq!(log.matches("invalid line of progress").count(), 1, "{log}");
+    assert_eq!(log.matches("2 invalid lines of progress").count(), 1, "{log}");
 }
 
 #[tokio::test]
@@ -404,7 +277,7 @@ async fn a_command_that_writes_without_end_takes_bounded_memory() {
     assert!(event.result_truncated);
     assert_eq!(event.result.unwrap().len(), journal::text::MAX_RESULT_BYTES);
     let status =
-        std::fs::read_to_string(format!("/proc/{}/status", container.process.id())).unwrap();
+        std::fs::read_to_string(format!("/proc/{}/status", container.program.id())).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
     println!("peak memory after 100 MB to stdout and 100 MB to stderr: {peak} kB");
@@ -427,19 +300,21 @@ async fn what_a_command_leaves_behind_is_killed() {
 #[tokio::test]
 async fn sigterm_ends_every_task_and_the_process_within_two_seconds() {
     // It forks, and ignores every polite request.
-    let container =
-        Container::start(r#"sh -c 'trap "" TERM INT; sleep 300 & echo $$ $! > $FILE; wait'"#).await;
+    let mut container = Container::start(
+        r#"sh -c 'trap "" TERM INT; sleep 300 & echo $$ $! > $FOLDER/file; wait'"#,
+    )
+    .await;
     let ids = [session_id(), session_id(), session_id()];
     for id in &ids {
         assert_eq!(container.post(id, &json!({})).await.0, 200);
     }
     let processes = container.file().await;
-    container.signal(Signal::SIGTERM);
+    container.program.signal(Signal::SIGTERM);
     let start = Instant::now();
-    let how = container.process.ended().await;
+    let how = container.program.ended().await;
     println!("ended in {:?}; the rule is 2 s", start.elapsed());
     assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
-    assert_eq!(how, "exit status: 0");
+    assert_eq!(how.code(), Some(0));
     for id in &ids {
         let events = container.events(id).await;
         assert_eq!(events.len(), 3);
@@ -453,13 +328,13 @@ async fn sigterm_ends_every_task_and_the_process_within_two_seconds() {
 
 #[tokio::test]
 async fn sigterm_while_the_journal_is_down_ends_within_ten_seconds_and_logs_the_event_whole() {
-    let mut container = Container::start("sh -c 'echo run > $FILE; sleep 300'").await;
+    let mut container = Container::start("sh -c 'echo run > $FOLDER/file; sleep 300'").await;
     let id = session_id();
     assert_eq!(container.post(&id, &json!({})).await.0, 200);
     container.file().await;
     let next = Table::open(None, 0).await.unwrap();
     std::mem::replace(&mut container.table, next).close().await;
-    container.signal(Signal::SIGTERM);
+    container.program.signal(Signal::SIGTERM);
     let start = Instant::now();
     let refused = eventually("the refusal", async || {
         // One that comes before the signal is seen waits for the journal, which is down.
@@ -472,7 +347,7 @@ async fn sigterm_while_the_journal_is_down_ends_within_ten_seconds_and_logs_the_
     assert_eq!(refused["error"], "the container is shutting down");
     let ping: Value = container
         .client
-        .get(format!("{}/ping", container.url))
+        .get(format!("{}/ping", container.program.url))
         .send()
         .await
         .unwrap()
@@ -480,9 +355,9 @@ async fn sigterm_while_the_journal_is_down_ends_within_ten_seconds_and_logs_the_
         .await
         .unwrap();
     assert_eq!(ping["status"], "HealthyBusy");
-    container.process.ended().await;
+    container.program.ended().await;
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
-    let log = container.log();
+    let log = container.program.log();
     let line =
         log.lines().find(|line| line.contains("terminal event is not in the journal")).unwrap();
     let line: Value = serde_json::from_str(line).unwrap();
@@ -516,7 +391,7 @@ async fn a_log_that_nobody_reads_changes_nothing_in_the_journal() {
         let answer = client.post(&url).header(SESSION_HEADER, id.as_str()).body(body).send().await;
         assert_eq!(answer.unwrap().status(), status);
     }
-    let journal = table.journal();
+    let journal = open_table(&table);
     let last = eventually("a terminal event", async || {
         journal.events(&id).await.unwrap().into_iter().nth(2)
     })

@@ -4,7 +4,7 @@ use std::time::Duration;
 use aws_sdk_bedrockagentcore::Client;
 use chrono::Utc;
 use journal::{
-    AppendError, Draft, Journal, SessionId, Source, Status, Timestamp, TraceParent, display_chain,
+    AppendError, Draft, Journal, SessionId, Source, Status, Timestamp, display_chain,
     span_attributes,
 };
 use lambda_runtime::{Context, Diagnostic, LambdaEvent};
@@ -12,6 +12,7 @@ use opentelemetry::trace::{SpanKind, TraceContextExt, Tracer};
 use opentelemetry::{KeyValue, global};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use telemetry::TraceParent;
 use thiserror::Error;
 use tracing::Instrument;
 

@@ -5,13 +5,12 @@ use std::time::Duration;
 use aws_sdk_bedrockagentcore::Client;
 use aws_sdk_bedrockagentcore::primitives::{Blob, ByteStream};
 use journal::{
-    FaultKind, SdkFault, SessionId, SessionJournal, Timestamp, TraceParent, display_chain,
-    span_attributes,
+    FaultKind, SdkFault, SessionId, SessionJournal, Timestamp, display_chain, span_attributes,
 };
 use opentelemetry::trace::{SpanKind, TraceContextExt, Tracer};
 use opentelemetry::{Context, KeyValue, global};
 use serde_json::{Value, json};
-use telemetry::record_error;
+use telemetry::{TraceParent, record_error};
 
 use crate::Settings;
 

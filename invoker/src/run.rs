@@ -15,30 +15,12 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{Handler, Settings};
 
-/// Exit code of a process whose environment is not as it must be.
-const BAD_ENVIRONMENT: u8 = 2;
-
-/// Runs the function until the Lambda Runtime API or SIGTERM ends it. The exit code is 2 if the environment
-/// (see [`Settings`]) is not as it must be.
+/// Runs the function until the Lambda Runtime API or SIGTERM ends it. The exit code is 2 if a
+/// setting (see [`Settings`]) is missing or invalid.
 #[must_use]
 pub fn run() -> ExitCode {
-    let settings = match Settings::from_env(|name| std::env::var(name).ok()) {
-        Ok(settings) => settings,
-        Err(error) => {
-            eprintln!("invoker: {error}");
-            return ExitCode::from(BAD_ENVIRONMENT);
-        }
-    };
-    let telemetry = Telemetry::start("invoker");
-    let served = serve(settings, &telemetry);
-    telemetry.stop();
-    match served {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("invoker: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    let settings = Settings::from_env(|name| std::env::var(name).ok());
+    telemetry::run_service("invoker", settings, serve)
 }
 
 fn serve(settings: Settings, telemetry: &Telemetry) -> Result<(), lambda_runtime::Error> {
@@ -49,8 +31,8 @@ fn serve(settings: Settings, telemetry: &Telemetry) -> Result<(), lambda_runtime
         let journal = Journal::new((&aws).into(), settings.journal.clone());
         let client = Builder::from(&aws).retry_config(RetryConfig::disabled()).build();
         let handler = Handler::new(journal, Client::from_conf(client), settings);
-        // Sent behind the answer, for which the caller does not wait any longer, and before the
-        // sandbox is frozen.
+        // After the answer, so that the caller does not wait for it, and before the sandbox is
+        // frozen.
         let flush = AndThenLayer::new(|()| async {
             telemetry.flush().await;
             Ok(())
@@ -63,7 +45,7 @@ fn serve(settings: Settings, telemetry: &Telemetry) -> Result<(), lambda_runtime
             _ = terminate.recv() => Ok(()),
         }
     });
-    // Its drop would wait for a flush that still blocks.
+    // Dropping the runtime would wait for a flush that still blocks.
     runtime.shutdown_background();
     served
 }

@@ -2,20 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
-#[path = "../../journal/tests/support/mod.rs"]
-mod dynamo;
-
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_sdk_bedrockagentcore::Client;
 use aws_sdk_bedrockagentcore::config::retry::RetryConfig;
 use aws_sdk_bedrockagentcore::config::{BehaviorVersion, Builder, Credentials, Region};
-use dynamo::{Dynamo, Fault};
 use invoker::{Handler, HandlerError, Response, Settings};
-use journal::{Event, SessionId};
+use journal::{Event, Journal, SessionId};
 use lambda_runtime::{Context, Diagnostic, LambdaEvent};
 use serde_json::{Value, json};
+use testing::{Dynamo, Fault, TABLE_NAME};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -38,6 +35,10 @@ fn ok(body: &Value) -> Answer {
 
 fn refusal(status: u16, code: &'static str) -> Answer {
     Answer::Status(status, code, json!({"message": "because"}).to_string())
+}
+
+fn journal_settings() -> journal::Settings {
+    journal::Settings { table_name: TABLE_NAME.to_owned(), retention_days: None }
 }
 
 /// The requests that AgentCore got: head and body.
@@ -129,18 +130,23 @@ async fn run(dynamo: &Dynamo, answers: Vec<Answer>, request: Value, left: Durati
         .endpoint_url(url)
         .build();
     let settings = Settings {
-        journal: journal::Settings { table_name: "agent-journal".to_owned(), retention_days: None },
+        journal: journal_settings(),
         agent_runtime_arn: "arn:aws:bedrock-agentcore:us-east-1:000000000000:runtime/agent-1"
             .to_owned(),
         qualifier: Some("prod".to_owned()),
     };
-    let handler = Handler::new(dynamo.journal(), Client::from_conf(client), settings);
+    let handler = Handler::new(
+        Journal::new(dynamo.config(), journal_settings()),
+        Client::from_conf(client),
+        settings,
+    );
     let mut context = Context::default();
     let deadline = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + left;
     context.deadline = deadline.as_millis().try_into().unwrap();
     context.xray_trace_id = Some(XRAY.to_owned());
     let result = handler.handle(LambdaEvent::new(request, context)).await;
-    let calm = Dynamo::over(dynamo.database.clone(), |_| Fault::None).journal();
+    let calm = Dynamo::over(dynamo.database.clone(), |_| Fault::None);
+    let calm = Journal::new(calm.config(), journal_settings());
     let events = calm.events(&session_id()).await.unwrap();
     let requests = requests.lock().unwrap().clone();
     Outcome { result, events, requests }

@@ -43,13 +43,20 @@ pub struct Draft {
     pub(crate) result: Option<String>,
     pub(crate) result_truncated: bool,
     pub(crate) message: Option<String>,
+    pub(crate) at: Option<Timestamp>,
 }
 
 impl Draft {
     /// An event that reports no failure.
     #[must_use]
     pub fn new(status: Status) -> Self {
-        Self { status, error: None, result: None, result_truncated: false, message: None }
+        Self { status, error: None, result: None, result_truncated: false, message: None, at: None }
+    }
+
+    /// The same event, which happened at this time and not when it is appended.
+    #[must_use]
+    pub fn at(self, time: Timestamp) -> Self {
+        Self { at: Some(time), ..self }
     }
 
     /// An event that reports a failure: a stable `ErrorType`, and an `ErrorMessage` that a person

@@ -111,7 +111,7 @@ impl SdkFault {
         Self { kind, text }
     }
 
-    pub(crate) fn not_connected(text: &str) -> Self {
+    pub(crate) fn not_sent(text: &str) -> Self {
         Self { kind: FaultKind::NotConnected, text: text.to_owned() }
     }
 

@@ -1,25 +1,19 @@
-use std::hash::{BuildHasher, RandomState};
-use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 use aws_sdk_dynamodb::config::{Builder, IdentityCache, retry::RetryConfig};
-use chrono::{DateTime, TimeDelta, Utc};
-use lru::LruCache;
+use chrono::{DateTime, Utc};
 use tokio::sync::Semaphore;
 
-use crate::instruments::Instruments;
-use crate::{EventPages, ReadError, SessionId, SessionJournal, Settings, Source, Timestamp};
+use crate::{
+    AppendError, AppendErrorKind, Event, ReadError, SdkFault, SessionId, SessionJournal, Settings,
+    Source, Timestamp,
+};
 
-/// Sessions whose last timestamp is remembered; the oldest is forgotten first. The hash table behind
-/// a cache of up to 7,168 ends at 16,384 places, behind a larger one at 32,768.
-const SESSIONS: NonZeroUsize = NonZeroUsize::new(7_000).unwrap();
-
-/// Writes under way at a time, and with them the connections that are kept: thousands of tasks that
-/// end at once must not take all files that a process may open. In 4 ms each, which is usual, these
-/// are 8,000 writes a second.
+/// Writes under way at a time. Each has a connection, and a process may open a limited number of
+/// files. At the usual 4 ms a write, these are 8,000 writes a second.
 const WRITES_AT_A_TIME: usize = 32;
 
 /// Longest wait for the answer to one request. An answer that is later may still mean success.
@@ -31,9 +25,6 @@ const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest attempt of one request, fetching credentials included.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// A timestamp this far ahead of the own clock is an error of its writer, not a clock skew.
-const MAX_AHEAD: TimeDelta = TimeDelta::days(1);
-
 /// Tells the time; tests give clocks that collide, step back and differ.
 pub type Clock = Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
 
@@ -41,19 +32,16 @@ pub type Clock = Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
 #[derive(Clone)]
 pub struct Journal {
     pub(crate) client: Client,
+    /// For reads, which the SDK may retry; made when it is first needed.
+    pub(crate) reader: Arc<OnceLock<Client>>,
     pub(crate) settings: Arc<Settings>,
-    pub(crate) instruments: Arc<Instruments>,
     pub(crate) turns: Arc<Semaphore>,
     clock: Clock,
-    /// By a hash of the session's id: two that share one only get later timestamps than they need.
-    last: Arc<Mutex<LruCache<u64, Timestamp>>>,
-    hasher: RandomState,
 }
 
 impl Journal {
     /// Opens the journal with an SDK configuration (`aws_sdk_dynamodb::config::Builder::from` of
-    /// what `aws_config` loaded). Nothing is sent. Spans and metrics of the appends go to the global
-    /// providers of OpenTelemetry that are set by now.
+    /// what `aws_config` loaded). Nothing is sent.
     ///
     /// The SDK's retries are switched off for writes: the append rule has to see every attempt to
     /// know whether an earlier one may have been applied, and the SDK's own budget runs dry in a
@@ -74,11 +62,9 @@ impl Journal {
         Self {
             client: Client::from_conf(config),
             settings: Arc::new(settings),
-            instruments: Arc::new(Instruments::new()),
+            reader: Arc::default(),
             turns: Arc::new(Semaphore::new(WRITES_AT_A_TIME)),
             clock: Arc::new(Utc::now),
-            last: Arc::new(Mutex::new(LruCache::new(SESSIONS))),
-            hasher: RandomState::new(),
         }
     }
 
@@ -102,56 +88,23 @@ impl Journal {
     /// All events of a session, oldest first, strongly consistent.
     ///
     /// # Errors
-    /// If any page cannot be read: a list is whole or it is an error.
-    pub async fn events(&self, session_id: &SessionId) -> Result<Vec<crate::Event>, ReadError> {
-        let mut events = Vec::new();
-        let mut pages = self.pages(session_id);
-        while let Some(page) = pages.next().await? {
-            events.extend(page);
-        }
-        Ok(events)
+    /// If any page cannot be read after the SDK's own retries: a list is whole or it is an error.
+    pub async fn events(&self, session_id: &SessionId) -> Result<Vec<Event>, ReadError> {
+        crate::read::events(self, session_id).await
     }
 
-    /// The same page by page, for a reader that shows events as they arrive.
-    #[must_use]
-    pub fn pages(&self, session_id: &SessionId) -> EventPages {
-        EventPages::new(self.clone(), session_id.clone())
-    }
-
-    /// A session's newest event, if it has one.
-    ///
-    /// # Errors
-    /// If it cannot be read.
-    pub async fn newest(&self, session_id: &SessionId) -> Result<Option<crate::Event>, ReadError> {
-        crate::read::newest(self, session_id).await
-    }
-
-    /// The own clock's time.
+    /// The clock's time.
     pub(crate) fn now(&self) -> Timestamp {
         (self.clock)().into()
     }
 
-    /// Reserves max(now, last of this session in this process + 1 µs, `after` + 1 µs).
-    pub(crate) fn next_timestamp(
+    pub(crate) fn append_error(
         &self,
-        session_id: &SessionId,
-        after: Option<Timestamp>,
-    ) -> Timestamp {
-        let now = (self.clock)();
-        let limit = Timestamp::from(now + MAX_AHEAD);
-        let after = after.filter(|&after| {
-            let plausible = after <= limit;
-            if !plausible {
-                tracing::warn!(%session_id, %after, "ignored a timestamp more than a day ahead");
-            }
-            plausible
-        });
-        let session = self.hasher.hash_one(session_id);
-        let mut sessions = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let cause = sessions.get(&session).copied().max(after);
-        let now = Timestamp::from(now);
-        let timestamp = cause.map_or(now, |cause| now.max(cause.tick()));
-        sessions.put(session, timestamp);
-        timestamp
+        event: &Event,
+        kind: AppendErrorKind,
+        fault: SdkFault,
+    ) -> AppendError {
+        let (event, table) = (Box::new(event.clone()), self.settings.table_name.clone());
+        AppendError { kind, event, table, fault }
     }
 }

@@ -1,8 +1,5 @@
-use std::collections::HashMap;
-
-use aws_sdk_dynamodb::config::{Config, retry::RetryConfig};
-use aws_sdk_dynamodb::operation::query::QueryOutput;
-use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::types::AttributeValue;
 use thiserror::Error;
 
@@ -26,84 +23,32 @@ pub struct ReadError {
     pub fault: SdkFault,
 }
 
-/// Reads a session's events page by page, oldest first, strongly consistent.
-pub struct EventPages {
-    journal: Journal,
-    session_id: SessionId,
-    next: Next,
-}
-
-enum Next {
-    First,
-    After(HashMap<String, AttributeValue>),
-    Done,
-}
-
-impl EventPages {
-    pub(crate) fn new(journal: Journal, session_id: SessionId) -> Self {
-        Self { journal, session_id, next: Next::First }
-    }
-
-    /// The next page, which may be empty although more follow; `None` after the last one.
-    ///
-    /// # Errors
-    /// If the page cannot be read. The same page may be asked for again.
-    pub async fn next(&mut self) -> Result<Option<Vec<Event>>, ReadError> {
-        let start = match &self.next {
-            Next::First => None,
-            Next::After(key) => Some(key.clone()),
-            Next::Done => return Ok(None),
-        };
-        let query = |query: QueryFluentBuilder| query.set_exclusive_start_key(start);
-        let page = read(&self.journal, &self.session_id, query).await?;
-        self.next = page.last_evaluated_key.map_or(Next::Done, Next::After);
-        Ok(Some(events(page.items)))
-    }
-
-    /// Whether the page read last was the last one.
-    #[must_use]
-    pub fn is_done(&self) -> bool {
-        matches!(self.next, Next::Done)
-    }
-}
-
-/// The session's newest event.
-pub(crate) async fn newest(
+/// All events of a session, oldest first, strongly consistent.
+pub(crate) async fn events(
     journal: &Journal,
     session_id: &SessionId,
-) -> Result<Option<Event>, ReadError> {
-    let query = |query: QueryFluentBuilder| query.scan_index_forward(false).limit(1);
-    Ok(events(read(journal, session_id, query).await?.items).pop())
-}
-
-fn events(items: Option<Vec<HashMap<String, AttributeValue>>>) -> Vec<Event> {
-    items.unwrap_or_default().into_iter().map(Event::from_item).collect()
-}
-
-/// Queries a session's events, strongly consistent, with the SDK's own retries.
-async fn read(
-    journal: &Journal,
-    session_id: &SessionId,
-    refine: impl FnOnce(QueryFluentBuilder) -> QueryFluentBuilder,
-) -> Result<QueryOutput, ReadError> {
+) -> Result<Vec<Event>, ReadError> {
     let table = &journal.settings.table_name;
-    let session = AttributeValue::S(session_id.partition_key());
-    let query = journal
-        .client
+    let reader = journal.reader.get_or_init(|| {
+        let config = journal.client.config().to_builder();
+        Client::from_conf(config.retry_config(RetryConfig::standard()).build())
+    });
+    let items = reader
         .query()
         .table_name(table)
         .consistent_read(true)
         .key_condition_expression("PK = :session AND begins_with(SK, :event)")
-        .expression_attribute_values(":session", session)
-        .expression_attribute_values(":event", AttributeValue::S(SORT_KEY_PREFIX.to_owned()));
-    refine(query)
-        .customize()
-        .config_override(Config::builder().retry_config(RetryConfig::standard()))
+        .expression_attribute_values(":session", AttributeValue::S(session_id.partition_key()))
+        .expression_attribute_values(":event", AttributeValue::S(SORT_KEY_PREFIX.to_owned()))
+        .into_paginator()
+        .items()
         .send()
+        .collect::<Result<Vec<_>, _>>()
         .await
         .map_err(|error| ReadError {
             session_id: session_id.clone(),
             table: table.clone(),
             fault: SdkFault::new(&error),
-        })
+        })?;
+    Ok(items.into_iter().map(Event::from_item).collect())
 }

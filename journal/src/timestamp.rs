@@ -21,10 +21,10 @@ impl Timestamp {
     const FORMAT: &str = "%Y-%m-%dT%H:%M:%S%.6fZ";
     const LEN: usize = "2026-11-23T02:45:00.120000Z".len();
 
-    /// The next microsecond: the smallest step by which two events of a session differ.
+    /// This many microseconds later; one is the smallest step between two events of a session.
     #[must_use]
-    pub fn tick(self) -> Self {
-        Self(self.0.saturating_add(1))
+    pub fn plus_micros(self, micros: i64) -> Self {
+        Self(self.0.saturating_add(micros))
     }
 
     /// Whole microseconds since the Unix epoch.
@@ -113,7 +113,7 @@ mod tests {
     fn text_order_is_time_order() {
         let times = [0, 7, 70, 999_999, 1_000_000, 1_000_001];
         assert!(times.is_sorted_by_key(|&t| Timestamp(t).to_string()));
-        assert_eq!(Timestamp(999_999).tick(), Timestamp(1_000_000));
+        assert_eq!(Timestamp(999_999).plus_micros(1), Timestamp(1_000_000));
     }
 
     #[test]

@@ -13,10 +13,11 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_dynamodb::config::Builder;
 use chrono::{DateTime, Utc};
 use journal::{
-    AppendError, Draft, Event, Journal, SessionId, SessionJournal, Settings, Source, Status,
+    AppendErrorKind, Draft, Event, Journal, SessionId, SessionJournal, Settings, Source, Status,
     Timestamp,
 };
-use support::{Dynamo, Fault};
+use support::{open, open_calm};
+use testing::{Dynamo, Fault};
 use tokio::time::Instant;
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -34,11 +35,7 @@ fn draft() -> Draft {
 }
 
 async fn events(dynamo: &Dynamo) -> Vec<Event> {
-    Dynamo::over(dynamo.database.clone(), |_| Fault::None)
-        .journal()
-        .events(&session_id())
-        .await
-        .unwrap()
+    open_calm(dynamo).events(&session_id()).await.unwrap()
 }
 
 /// A clock that shows `2026-11-23T02:45:00Z` and these microseconds.
@@ -56,7 +53,7 @@ fn clock(micros: &Arc<AtomicI64>) -> journal::Clock {
 #[tokio::test(start_paused = true)]
 async fn no_more_than_32_writes_are_under_way_and_one_that_has_no_turn_is_certainly_not_written() {
     let dynamo = Dynamo::new(|_| Fault::Hang);
-    let journal = writer(&dynamo.journal());
+    let journal = writer(&open(&dynamo));
     let append = |within| {
         let journal = journal.clone();
         tokio::spawn(async move { journal.append(draft(), None, within).await })
@@ -65,12 +62,12 @@ async fn no_more_than_32_writes_are_under_way_and_one_that_has_no_turn_is_certai
     let waiting = Vec::from_iter((0..8).map(|_| append(Duration::from_secs(1))));
     for append in waiting {
         let error = append.await.unwrap().unwrap_err();
-        assert!(matches!(error, AppendError::Failed { .. }), "{error:?}");
+        assert_eq!(error.kind, AppendErrorKind::Failed, "{error:?}");
     }
     assert_eq!(dynamo.calls().len(), 32);
     for append in under_way {
         let error = append.await.unwrap().unwrap_err();
-        assert!(matches!(error, AppendError::Unknown { .. }), "{error:?}");
+        assert_eq!(error.kind, AppendErrorKind::Unknown, "{error:?}");
     }
     assert_eq!(dynamo.calls().len(), 32);
 }
@@ -90,7 +87,7 @@ async fn a_fault_that_passes_leaves_exactly_one_item() {
         Fault::NoConnection,
     ] {
         let dynamo = Dynamo::scripted([fault]);
-        let time = writer(&dynamo.journal()).append(draft(), None, DEADLINE).await.unwrap();
+        let time = writer(&open(&dynamo)).append(draft(), None, DEADLINE).await.unwrap();
         tokio::time::sleep(DEADLINE).await;
         let events = events(&dynamo).await;
         assert_eq!(events.len(), 1, "{fault:?}");
@@ -102,7 +99,7 @@ async fn a_fault_that_passes_leaves_exactly_one_item() {
 #[tokio::test(start_paused = true)]
 async fn an_own_write_whose_answer_was_lost_is_recognised_and_not_moved() {
     let dynamo = Dynamo::scripted([Fault::DropAfter]);
-    let time = writer(&dynamo.journal()).append(draft(), None, DEADLINE).await.unwrap();
+    let time = writer(&open(&dynamo)).append(draft(), None, DEADLINE).await.unwrap();
     let keys: Vec<_> =
         dynamo.calls().iter().map(|call| call.body["Item"]["SK"]["S"].clone()).collect();
     assert_eq!(keys, [format!("EVENT#{time}"), format!("EVENT#{time}")]);
@@ -112,7 +109,7 @@ async fn an_own_write_whose_answer_was_lost_is_recognised_and_not_moved() {
 async fn an_outage_longer_than_any_retry_budget_is_outlasted() {
     // The SDK's own budget is 500 tokens at 5 a retry.
     let dynamo = Dynamo::scripted([Fault::ErrorBefore; 700]);
-    let journal = writer(&dynamo.journal());
+    let journal = writer(&open(&dynamo));
     let within = Duration::from_secs(3_600);
     journal.append(draft(), None, within).await.unwrap();
     assert_eq!(dynamo.calls().len(), 701);
@@ -124,15 +121,15 @@ async fn at_the_deadline_the_outcome_is_never_the_opposite_of_the_truth() {
     let unapplied = [Fault::NoConnection, Fault::Refused("ThrottlingException")];
     for fault in unapplied {
         let dynamo = Dynamo::new(move |_| fault);
-        let error = writer(&dynamo.journal()).append(draft(), None, DEADLINE).await.unwrap_err();
-        assert!(matches!(error, AppendError::Failed { .. }), "{fault:?}: {error:?}");
+        let error = writer(&open(&dynamo)).append(draft(), None, DEADLINE).await.unwrap_err();
+        assert_eq!(error.kind, AppendErrorKind::Failed, "{fault:?}: {error:?}");
         assert!(events(&dynamo).await.is_empty());
     }
     for fault in [Fault::ErrorBefore, Fault::Hang, Fault::Late(Duration::from_secs(100))] {
         let dynamo = Dynamo::new(move |_| fault);
         let start = Instant::now();
-        let error = writer(&dynamo.journal()).append(draft(), None, DEADLINE).await.unwrap_err();
-        assert!(matches!(error, AppendError::Unknown { .. }), "{fault:?}: {error:?}");
+        let error = writer(&open(&dynamo)).append(draft(), None, DEADLINE).await.unwrap_err();
+        assert_eq!(error.kind, AppendErrorKind::Unknown, "{fault:?}: {error:?}");
         assert!(start.elapsed() <= DEADLINE, "{fault:?}: {:?}", start.elapsed());
     }
 }
@@ -140,20 +137,20 @@ async fn at_the_deadline_the_outcome_is_never_the_opposite_of_the_truth() {
 #[tokio::test(start_paused = true)]
 async fn a_refusal_after_an_ambiguous_attempt_is_unknown() {
     let dynamo = Dynamo::scripted([Fault::DropAfter, Fault::Refused("AccessDeniedException")]);
-    let error = writer(&dynamo.journal()).append(draft(), None, DEADLINE).await.unwrap_err();
-    assert!(matches!(error, AppendError::Unknown { .. }), "{error:?}");
-    assert_eq!(events(&dynamo).await[0].event_id, error.event().event_id);
+    let error = writer(&open(&dynamo)).append(draft(), None, DEADLINE).await.unwrap_err();
+    assert_eq!(error.kind, AppendErrorKind::Unknown, "{error:?}");
+    assert_eq!(events(&dynamo).await[0].event_id, error.event.event_id);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_conflict_that_hides_the_item_is_a_collision_unless_an_attempt_was_ambiguous() {
     let hidden = Fault::Refused("ConditionalCheckFailedException");
     let dynamo = Dynamo::scripted([hidden]);
-    writer(&dynamo.journal()).append(draft(), None, DEADLINE).await.unwrap();
+    writer(&open(&dynamo)).append(draft(), None, DEADLINE).await.unwrap();
     assert_eq!(events(&dynamo).await.len(), 1);
     let dynamo = Dynamo::scripted([Fault::DropAfter, hidden]);
-    let error = writer(&dynamo.journal()).append(draft(), None, DEADLINE).await.unwrap_err();
-    assert!(matches!(error, AppendError::Unknown { .. }), "{error:?}");
+    let error = writer(&open(&dynamo)).append(draft(), None, DEADLINE).await.unwrap_err();
+    assert_eq!(error.kind, AppendErrorKind::Unknown, "{error:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -167,8 +164,8 @@ async fn what_no_retry_can_mend_fails_at_once_and_names_table_and_permission() {
     ] {
         let dynamo = Dynamo::new(move |_| Fault::Refused(code));
         let start = Instant::now();
-        let error = writer(&dynamo.journal()).append(draft(), None, DEADLINE).await.unwrap_err();
-        assert!(matches!(error, AppendError::Refused { .. }), "{error:?}");
+        let error = writer(&open(&dynamo)).append(draft(), None, DEADLINE).await.unwrap_err();
+        assert_eq!(error.kind, AppendErrorKind::Refused, "{error:?}");
         let text = journal::display_chain(&error);
         assert!(text.contains(said) && text.contains(code), "{text}");
         assert_eq!((dynamo.calls().len(), start.elapsed()), (1, Duration::ZERO));
@@ -177,7 +174,7 @@ async fn what_no_retry_can_mend_fails_at_once_and_names_table_and_permission() {
 
 #[tokio::test]
 async fn missing_credentials_and_a_missing_table_are_what_the_real_sdk_makes_of_them() {
-    let table = local::table::Table::open(None, 0).await.unwrap();
+    let table = testing::Table::open(None, 0).await.unwrap();
     let settings = |name: &str| Settings { table_name: name.to_owned(), retention_days: None };
     let missing = Journal::new(table.client_config(), settings("no-such-table"));
     let error = writer(&missing).append(draft(), None, DEADLINE).await.unwrap_err();
@@ -196,7 +193,7 @@ async fn missing_credentials_and_a_missing_table_are_what_the_real_sdk_makes_of_
             .append(draft(), None, DEADLINE)
             .await
             .unwrap_err();
-        assert!(matches!(error, AppendError::Refused { .. }), "{error:?}");
+        assert_eq!(error.kind, AppendErrorKind::Refused, "{error:?}");
         let text = journal::display_chain(&error);
         assert!(text.contains("no valid AWS credentials to use table t"), "{text}");
     }
@@ -210,7 +207,7 @@ async fn credentials_that_do_not_come_are_missing_credentials() {
     let journal = Journal::new(dynamo.config().credentials_provider(hangs), settings);
     let start = Instant::now();
     let error = writer(&journal).append(draft(), None, DEADLINE).await.unwrap_err();
-    assert!(matches!(error, AppendError::Refused { .. }), "{error:?}");
+    assert_eq!(error.kind, AppendErrorKind::Refused, "{error:?}");
     assert!(error.to_string().contains("no valid AWS credentials to use table t"), "{error}");
     assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
     assert!(dynamo.calls().is_empty());
@@ -223,10 +220,8 @@ async fn a_terminal_event_outlasts_every_error_for_fifteen_minutes() {
         let up_at = Instant::now() + Duration::from_secs(14 * 60);
         let dynamo = Dynamo::new(move |_| if Instant::now() < up_at { fault } else { Fault::None });
         let draft = Draft::failure(Status::AgentBackgroundTaskFailed, "AgentError", "no");
-        let time = writer(&dynamo.journal())
-            .append_terminal(draft, None, std::future::pending())
-            .await
-            .unwrap();
+        let time =
+            writer(&open(&dynamo)).append_terminal(draft, std::future::pending()).await.unwrap();
         assert!(
             Instant::now() < up_at + Duration::from_secs(31),
             "{fault:?}: the backoff is 30 s at most"
@@ -237,13 +232,11 @@ async fn a_terminal_event_outlasts_every_error_for_fifteen_minutes() {
     let dynamo = Dynamo::new(|_| Fault::Refused("AccessDeniedException"));
     let start = Instant::now();
     let draft = Draft::completed(&"done".into());
-    let error = writer(&dynamo.journal())
-        .append_terminal(draft, None, std::future::pending())
-        .await
-        .unwrap_err();
+    let error =
+        writer(&open(&dynamo)).append_terminal(draft, std::future::pending()).await.unwrap_err();
     assert!((870..=900).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
     // The event can still be logged whole.
-    let event = serde_json::to_value(error.event()).unwrap();
+    let event = serde_json::to_value(&error.event).unwrap();
     assert_eq!(event["Status"], "AGENT_BACKGROUND_TASK_COMPLETED");
     assert_eq!(event["Result"], "\"done\"");
     assert_eq!(event["PK"], format!("SESSION#{}", session_id()));
@@ -254,8 +247,8 @@ async fn colliding_timestamps_tick_on_and_nothing_is_overwritten() {
     let micros = Arc::new(AtomicI64::new(0));
     let dynamo = Dynamo::new(|_| Fault::None);
     // Two processes whose clocks stand still at the same microsecond.
-    let one = writer(&dynamo.journal().with_clock(clock(&micros)));
-    let two = writer(&dynamo.journal().with_clock(clock(&micros)));
+    let one = writer(&open(&dynamo).with_clock(clock(&micros)));
+    let two = writer(&open(&dynamo).with_clock(clock(&micros)));
     for _ in 0..20 {
         one.append(draft(), None, DEADLINE).await.unwrap();
         two.append(draft(), None, DEADLINE).await.unwrap();
@@ -271,24 +264,24 @@ async fn colliding_timestamps_tick_on_and_nothing_is_overwritten() {
 async fn a_cause_sorts_before_its_effect_when_clocks_step_back_or_differ() {
     let micros = Arc::new(AtomicI64::new(0));
     let dynamo = Dynamo::new(|_| Fault::None);
-    let ahead = writer(&dynamo.journal().with_clock(clock(&Arc::new(AtomicI64::new(180_000_000)))));
-    let behind = writer(&dynamo.journal().with_clock(clock(&micros)));
+    let ahead = writer(&open(&dynamo).with_clock(clock(&Arc::new(AtomicI64::new(180_000_000)))));
+    let behind = writer(&open(&dynamo).with_clock(clock(&micros)));
     let cause = ahead.append(draft(), None, DEADLINE).await.unwrap();
     let effect = behind.append(draft(), Some(cause), DEADLINE).await.unwrap();
-    assert_eq!(effect, cause.tick());
+    assert_eq!(effect, cause.plus_micros(1));
     micros.store(-3_600_000_000, Ordering::Relaxed);
     let next = behind.append(draft(), None, DEADLINE).await.unwrap();
-    assert_eq!(next, effect.tick(), "this process knows what it wrote to the session");
+    assert_eq!(next, effect.plus_micros(1), "this process knows what it wrote to the session");
     // A day ahead is no skew.
     let absurd: Timestamp = "2026-11-25T02:45:00.000000Z".parse().unwrap();
     let after_absurd = behind.append(draft(), Some(absurd), DEADLINE).await.unwrap();
-    assert_eq!(after_absurd, next.tick());
+    assert_eq!(after_absurd, next.plus_micros(1));
 }
 
 #[tokio::test]
 async fn an_item_is_what_the_contract_says() {
     let dynamo = Dynamo::new(|_| Fault::None);
-    let table_name = local::table::TABLE_NAME.to_owned();
+    let table_name = testing::TABLE_NAME.to_owned();
     let journal = Journal::new(dynamo.config(), Settings { table_name, retention_days: Some(30) })
         .with_clock(clock(&Arc::new(AtomicI64::new(120_000))));
     let draft =
@@ -328,7 +321,7 @@ async fn after_any_fault_stops_the_next_appends_succeed() {
         Fault::Refused("ThrottlingException"),
     ] {
         let dynamo = Dynamo::scripted([fault; 40]);
-        let journal = writer(&dynamo.journal());
+        let journal = writer(&open(&dynamo));
         let _ = journal.append(draft(), None, Duration::from_secs(10)).await;
         while dynamo.calls().len() < 40 {
             let _ = journal.append(draft(), None, Duration::from_secs(10)).await;

@@ -16,9 +16,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use dynoxide::Database;
 use fastrand::Rng;
 use journal::{
-    AppendError, Draft, Event, Journal, SessionId, SessionJournal, Source, Status, Timestamp,
+    AppendErrorKind, Draft, Event, Journal, SessionId, SessionJournal, Source, Status, Timestamp,
 };
-use support::{Dynamo, Fault};
+use support::open;
+use testing::{Dynamo, Fault};
 use tokio::time::Instant;
 
 /// How one append went, and what it came after.
@@ -102,7 +103,7 @@ impl Writer {
             },
         );
         let clock = random_clock(rng, epoch, Instant::now());
-        let journal = dynamo.journal().with_clock(clock);
+        let journal = open(&dynamo).with_clock(clock);
         Self { number, journal, record: record.clone(), rng: Mutex::new(rng.fork()) }
     }
 
@@ -128,15 +129,15 @@ impl Writer {
         tokio::time::sleep(pause).await;
         let draft = Draft::new(Status::Other(status));
         let outcome = if name == "TERMINAL" {
-            journal.append_terminal(draft, cause, std::future::pending()).await
+            journal.append_terminal(draft, std::future::pending()).await
         } else {
             journal.append(draft, cause, Duration::from_secs(10)).await
         };
         let time = outcome.as_ref().ok().copied();
         self.record.attempts.lock().unwrap()[index].outcome =
-            outcome.map_err(|error| match error {
-                AppendError::Unknown { .. } => Loss::Unknown,
-                AppendError::Failed { .. } | AppendError::Refused { .. } => Loss::Failed,
+            outcome.map_err(|error| match error.kind {
+                AppendErrorKind::Unknown => Loss::Unknown,
+                AppendErrorKind::Failed | AppendErrorKind::Refused => Loss::Failed,
             });
         time
     }
@@ -178,7 +179,7 @@ async fn schedule(seed: u64, database: &Database) {
     tokio::join!(run_of_session(&id, &one), run_of_session(&id, &two));
     // Whatever is still on the wire arrives.
     tokio::time::sleep(Duration::from_secs(60)).await;
-    let reader = Dynamo::over(database.clone(), |_| Fault::None).journal();
+    let reader = open(&Dynamo::over(database.clone(), |_| Fault::None));
     check(seed, &record, &reader.events(&id).await.unwrap());
 }
 
@@ -225,7 +226,7 @@ fn no_schedule_of_faults_and_clocks_loses_or_reorders_an_event() {
         None => 0..number("JOURNAL_SCHEDULES").unwrap_or(500),
     };
     let database = Database::memory().unwrap();
-    local::table::create(&database, local::table::TABLE_NAME).unwrap();
+    testing::create_table(&database, testing::TABLE_NAME).unwrap();
     let count = seeds.end - seeds.start;
     for seed in seeds {
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -22,7 +22,7 @@ fn sources(folder: &Path, text: &mut String) {
 fn every_fault_has_a_test_that_exists() {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let mut text = String::new();
-    for member in ["journal", "agent-runtime", "invoker", "workflow", "local"] {
+    for member in ["journal", "telemetry", "agent-runtime", "invoker", "operator", "local"] {
         for folder in ["src", "tests"] {
             let folder = workspace.join(member).join(folder);
             if folder.exists() {

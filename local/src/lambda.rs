@@ -36,7 +36,7 @@ impl Environment {
     async fn start(spec: &Spec) -> Result<Self> {
         let simulator = Simulator::builder()
             .function_name("invoker")
-            .region(crate::table::REGION)
+            .region(testing::REGION)
             .invocation_timeout(TIMEOUT)
             .build()
             .await?;

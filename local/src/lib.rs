@@ -1,7 +1,7 @@
 //! The whole system on one machine, offline, in one process tree.
 //!
 //! The real state machine, invoker, agent-runtime and journal, on engines that stand in for AWS:
-//! [`table`] for DynamoDB, [`asl`] and [`step_functions`] for Step Functions, [`lambda`] for the
+//! `testing` for DynamoDB, [`asl`] and [`step_functions`] for Step Functions, [`lambda`] for the
 //! Lambda Runtime API, [`front_door`] for AgentCore, [`collector`] (and [`trace`]) for whatever
 //! shows traces. [`system`] puts them together, [`process`] keeps the children.
 //!
@@ -14,7 +14,7 @@ mod container;
 pub mod front_door;
 pub mod lambda;
 pub mod process;
+mod services;
 pub mod step_functions;
 pub mod system;
-pub mod table;
 pub mod trace;

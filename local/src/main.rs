@@ -1,22 +1,34 @@
 //! `cargo run`: one session on the whole system, or with `up` the system to try things on.
 
 mod cli;
+mod one_session;
+mod up;
 
 use std::process::ExitCode;
 
 use clap::Parser;
+use local::process::{become_program, end_with_parent};
+
+use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let cli = Cli::parse();
     match cli.command {
-        Some(cli::Command::AgentRuntimeProcess) => {
-            local::process::end_with_parent();
+        Some(Command::AgentRuntimeProcess) => {
+            end_with_parent();
             agent_runtime::run_from_env()
         }
-        Some(cli::Command::InvokerProcess) => {
-            local::process::end_with_parent();
+        Some(Command::AgentProgramProcess { program }) => {
+            end_with_parent();
+            let error = become_program(&program);
+            eprintln!("cannot start {}: {error}", program.display());
+            ExitCode::FAILURE
+        }
+        Some(Command::InvokerProcess) => {
+            end_with_parent();
             invoker::run()
         }
-        _ => cli::run(cli),
+        Some(Command::Up(args)) => cli::run(up::up(args)),
+        None => cli::run(one_session::one_session(cli.session)),
     }
 }

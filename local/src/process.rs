@@ -1,12 +1,14 @@
-//! Child processes: this executable under another name.
+//! Child processes: this executable under a hidden subcommand, or a program in its place.
 
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -20,7 +22,7 @@ const STOP_DEADLINE: Duration = Duration::from_secs(12);
 /// How long the agent-runtime may take to listen.
 const START_DEADLINE: Duration = Duration::from_secs(30);
 
-/// How long a child that has ended is listened to.
+/// How long to keep reading the log of a child that has ended.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What a child is started with.
@@ -28,8 +30,10 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 pub struct Spec {
     /// The executable: this one.
     pub program: PathBuf,
-    /// The hidden subcommand.
-    pub subcommand: &'static str,
+    /// The hidden subcommand, and what it takes.
+    pub arguments: Vec<String>,
+    /// What messages call the child.
+    pub name: &'static str,
     /// Variables on top of this process's own.
     pub environment: Vec<(String, String)>,
     /// Where its log goes.
@@ -38,8 +42,7 @@ pub struct Spec {
     pub echo: bool,
 }
 
-/// A running child in a process group of its own; killed when dropped. Its stdin is a pipe that
-/// nobody writes to: it closes when this process dies, however it dies, and then the child ends.
+/// A running child in a process group of its own; killed when dropped.
 pub struct Process {
     name: &'static str,
     group: Pid,
@@ -55,15 +58,14 @@ impl Process {
     pub fn start(spec: &Spec) -> Result<(Self, oneshot::Receiver<String>)> {
         let log = open_log(&spec.log)?;
         let mut child = Command::new(&spec.program)
-            .arg(spec.subcommand)
+            .args(&spec.arguments)
             .envs(spec.environment.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::piped())
+            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .process_group(0)
             .spawn()
             .with_context(|| format!("cannot start {}", spec.program.display()))?;
-        let stdin = child.stdin.take();
         let stderr = child.stderr.take().context("the child has no stderr")?;
         let id = child.id().and_then(|id| i32::try_from(id).ok()).context("the child has no id")?;
         let (said, listens) = oneshot::channel();
@@ -71,14 +73,13 @@ impl Process {
         let (ended, when_ended) = watch::channel(None);
         tokio::spawn(async move {
             let status = child.wait().await;
-            drop(stdin);
-            // Its last words say why; they are in the log before its end is told.
+            // Its last lines say why it ended, so they are in the log before its end is known.
             let _ = tokio::time::timeout(LAST_WORDS, logged).await;
             ended.send_replace(Some(
                 status.map_or_else(|error| error.to_string(), |s| s.to_string()),
             ));
         });
-        Ok((Self { name: spec.subcommand, group: Pid::from_raw(id), ended: when_ended }, listens))
+        Ok((Self { name: spec.name, group: Pid::from_raw(id), ended: when_ended }, listens))
     }
 
     /// Waits for the address on which the child listens.
@@ -170,14 +171,14 @@ fn listening(line: &str) -> Option<String> {
         .flatten()
 }
 
-/// Called in a child: ends this process when the parent is gone, which closes stdin.
+/// Called in a child: has the kernel end this process, or the program that it becomes, when its
+/// parent dies.
 pub fn end_with_parent() {
-    std::thread::spawn(|| {
-        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-        // First as if told to stop, so that it kills the commands it runs; its database is gone, so
-        // there is nothing to wait for.
-        let _ = kill(Pid::this(), Signal::SIGTERM);
-        std::thread::sleep(Duration::from_secs(1));
-        std::process::exit(1);
-    });
+    // Only an invalid signal is an error.
+    let _ = set_pdeathsig(Signal::SIGTERM);
+}
+
+/// Called in a child: becomes another program. Returns the error if it cannot.
+pub fn become_program(program: &Path) -> std::io::Error {
+    std::process::Command::new(program).exec()
 }

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::asl::{Execution, Outcome};
+use crate::asl::{Execution, ExecutionEnd};
 use crate::system::System;
 
 /// The ARN of the one state machine.
@@ -141,11 +141,11 @@ fn start_execution(body: &[u8], state: &State) -> Result<Value, Refusal> {
         if let Some((_, described)) = executions.get_mut(&execution.id) {
             described["stopDate"] = epoch_seconds();
             match outcome {
-                Outcome::Succeeded(output) => {
+                ExecutionEnd::Succeeded(output) => {
                     described["status"] = json!("SUCCEEDED");
                     described["output"] = json!(output.to_string());
                 }
-                Outcome::Failed { error, cause } => {
+                ExecutionEnd::Failed { error, cause } => {
                     described["status"] = json!("FAILED");
                     described["error"] = json!(error);
                     described["cause"] = json!(cause);

@@ -4,30 +4,38 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use dynoxide::DynoxideError;
-use journal::Journal;
-use serde_json::{Value, json};
+use journal::{Journal, Settings};
+use testing::{CREDENTIAL, REGION, TABLE_NAME, Table};
 use workflow::Definition;
 
-use crate::asl::{Execution, Outcome, Resource, ServiceError, Services, StateMachine};
+use crate::asl::{Execution, ExecutionEnd, Services, StateMachine};
 use crate::container::Container;
 use crate::front_door;
 use crate::lambda::Lambda;
 use crate::process::Spec;
-use crate::table::{CREDENTIAL, REGION, TABLE_NAME, Table};
 
 /// The hidden subcommand under which this executable is the agent-runtime.
 pub const AGENT: &str = "agent-runtime-process";
 /// The hidden subcommand under which this executable is the invoker.
 pub const INVOKER: &str = "invoker-process";
+/// The hidden subcommand under which this executable becomes the agent's own program.
+pub const AGENT_PROGRAM: &str = "agent-program-process";
 
 const AGENT_RUNTIME_ARN: &str =
     "arn:aws:bedrock-agentcore:us-east-1:000000000000:runtime/local_agent-0000000000";
 
+/// What runs in the container.
+pub enum Agent {
+    /// The agent-runtime with this command as its agent.
+    Command(String),
+    /// A program that hosts its agent itself.
+    Program(PathBuf),
+}
+
 /// What the system is started with.
 pub struct Options {
     /// The executable that becomes the agent-runtime and the invoker.
-    pub program: PathBuf,
+    pub executable: PathBuf,
     /// Folder of the database and the logs; `None` keeps the database in memory.
     pub database: Option<PathBuf>,
     /// Where the children's logs go.
@@ -36,13 +44,13 @@ pub struct Options {
     pub agent_port: u16,
     /// Port of DynamoDB; 0 takes a free one.
     pub dynamodb_port: u16,
-    /// The agent's command.
-    pub agent_command: String,
+    /// What runs in the container.
+    pub agent: Agent,
     /// Polls after which the workflow gives a session up.
     pub max_poll_attempts: u32,
     /// Days until an event may expire; `None` keeps events for ever.
     pub retention_days: Option<u32>,
-    /// The collector to which the children send spans and metrics (`OTEL_EXPORTER_OTLP_ENDPOINT`);
+    /// The collector to which the children send spans (`OTEL_EXPORTER_OTLP_ENDPOINT`);
     /// `None` leaves it to the environment.
     pub otlp: Option<String>,
     /// Whether the children's logs are shown on stderr.
@@ -56,7 +64,7 @@ pub struct System {
     /// Where `curl` reaches the entrypoint: `host:port`; empty if the agent-runtime is not ours.
     pub agent_address: String,
     agent: Option<Container>,
-    lambda: Lambda,
+    pub(crate) lambda: Lambda,
     machine: StateMachine,
 }
 
@@ -69,13 +77,19 @@ impl System {
         let table = Table::open(options.database.as_deref(), options.dynamodb_port).await?;
         let level =
             std::env::var("RUST_LOG").unwrap_or_else(|_| "info,actix_server=warn".to_owned());
-        let environment = [
-            // Its log tells where it listens, whatever the user wants to see of the rest.
+        let mut environment = vec![
+            // Its log says where it listens, whatever else the user wants to see.
             ("RUST_LOG", format!("{level},agent_runtime::run=info")),
             ("HOST", "127.0.0.1".to_owned()),
-            ("AGENT_COMMAND", options.agent_command.clone()),
         ];
-        let spec = spec(options, &table, AGENT, environment);
+        let mut arguments = vec![AGENT.to_owned()];
+        match &options.agent {
+            Agent::Command(command) => environment.push(("AGENT_COMMAND", command.clone())),
+            Agent::Program(program) => {
+                arguments = vec![AGENT_PROGRAM.to_owned(), program.display().to_string()];
+            }
+        }
+        let spec = Spec { arguments, ..spec(options, &table, AGENT, environment) };
         let agent = Container::start(spec, &options.agent_port.to_string()).await?;
         let front_door = front_door::start(&agent.address)?;
         let system = Self::around(options, table, front_door).await?;
@@ -95,8 +109,8 @@ impl System {
             poll_max_seconds: 60,
             max_poll_attempts: options.max_poll_attempts,
         };
-        let machine = StateMachine::load(&definition.render()?)?;
-        let environment = [
+        let machine = StateMachine::load(&definition.render())?;
+        let environment = vec![
             ("AGENT_RUNTIME_ARN", AGENT_RUNTIME_ARN.to_owned()),
             ("AWS_ENDPOINT_URL_BEDROCK_AGENTCORE", format!("http://{front_door}")),
         ];
@@ -107,16 +121,17 @@ impl System {
     /// The journal, for a reader.
     #[must_use]
     pub fn journal(&self) -> Journal {
-        self.table.journal()
+        let settings = Settings { table_name: TABLE_NAME.to_owned(), retention_days: None };
+        Journal::new(self.table.client_config(), settings)
     }
 
     /// Runs one execution of the state machine.
-    pub async fn run(&self, execution: &Execution) -> Outcome {
+    pub async fn run(&self, execution: &Execution) -> ExecutionEnd {
         self.run_with(execution, self).await
     }
 
     /// The same with services of the caller's, such as this system's with faults.
-    pub async fn run_with(&self, execution: &Execution, services: &impl Services) -> Outcome {
+    pub async fn run_with(&self, execution: &Execution, services: &impl Services) -> ExecutionEnd {
         execution.run(&self.machine, services).await.0
     }
 
@@ -170,52 +185,12 @@ impl System {
     }
 }
 
-impl Services for System {
-    async fn call(&self, resource: Resource, arguments: Value) -> Result<Value, ServiceError> {
-        let database = &self.table.database;
-        match resource {
-            Resource::PutItem => {
-                answer(arguments, "DynamoDB", "AmazonDynamoDBException", |request| {
-                    database.put_item(request)
-                })
-            }
-            Resource::Query => answer(arguments, "DynamoDb", "DynamoDbException", |request| {
-                database.query(request)
-            }),
-            Resource::Invoke => {
-                let payload = arguments.get("Payload").cloned().unwrap_or_default();
-                let answer = self.lambda.invoke(payload).await?;
-                Ok(json!({"StatusCode": 200, "ExecutedVersion": "$LATEST", "Payload": answer}))
-            }
-        }
-    }
-}
-
-/// Calls the engine with a state's arguments. Errors are named as Step Functions names them:
-/// `prefix`, and the exception's name or for a validation error the `fallback`.
-fn answer<Q: serde::de::DeserializeOwned, A: serde::Serialize>(
-    arguments: Value,
-    prefix: &str,
-    fallback: &str,
-    call: impl FnOnce(Q) -> Result<A, DynoxideError>,
-) -> Result<Value, ServiceError> {
-    let failure =
-        |name: &str, cause: String| ServiceError { error: format!("{prefix}.{name}"), cause };
-    let request =
-        serde_json::from_value(arguments).map_err(|error| failure(fallback, error.to_string()))?;
-    let answer = call(request).map_err(|error| {
-        let name = error.error_type().rsplit('#').next().unwrap_or_default();
-        let name = if name == "ValidationException" { fallback } else { name };
-        failure(name, error.to_string())
-    })?;
-    serde_json::to_value(answer).map_err(|error| failure(fallback, error.to_string()))
-}
-
-fn spec<const N: usize>(
+/// A child under a hidden subcommand.
+fn spec(
     options: &Options,
     table: &Table,
     subcommand: &'static str,
-    own: [(&str, String); N],
+    own: Vec<(&str, String)>,
 ) -> Spec {
     let shared = [
         ("JOURNAL_TABLE_NAME", TABLE_NAME.to_owned()),
@@ -234,18 +209,18 @@ fn spec<const N: usize>(
     let otlp = options.otlp.iter().flat_map(|endpoint| {
         [
             ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.clone()),
-            // Those of the signals would go before it; empty counts as absent.
+            // This one would win; empty counts as absent.
             ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", String::new()),
-            ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", String::new()),
-            // Who looks at a session now wants to see its spans soon.
+            // Soon, for a person who looks at the session now.
             ("OTEL_BSP_SCHEDULE_DELAY", "500".to_owned()),
         ]
     });
     let environment =
         shared.into_iter().chain(own).chain(otlp).map(|(name, value)| (name.to_owned(), value));
     Spec {
-        program: options.program.clone(),
-        subcommand,
+        program: options.executable.clone(),
+        arguments: vec![subcommand.to_owned()],
+        name: subcommand,
         environment: environment.collect(),
         log: options.logs.join(format!("{subcommand}.log")),
         echo: options.echo,

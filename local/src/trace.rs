@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use workflow::timeline;
+use operator::timeline;
 
 /// Levels that are indented; what is deeper stands below the last.
 const MAX_DEPTH: usize = 40;

@@ -96,7 +96,7 @@ fn a_retention_is_on_every_event_of_a_session() {
     assert_eq!(command.output().unwrap().status.code(), Some(0));
     let database = folder.path().join(".local/journal.db");
     let database = dynoxide::Database::new(database.to_str().unwrap()).unwrap();
-    let scan = json!({"TableName": local::table::TABLE_NAME});
+    let scan = json!({"TableName": testing::TABLE_NAME});
     let found = database.scan(serde_json::from_value(scan).unwrap()).unwrap();
     let found = serde_json::to_value(found).unwrap();
     let items = found["Items"].as_array().unwrap();

@@ -127,9 +127,11 @@ fn allowed() -> BTreeSet<String> {
         format!("AgentRole: Allow logs:CreateLogStream on {LOGS}/aws/bedrock-agentcore/runtimes/${{AgentName}}-*:log-stream:*"),
         format!("AgentRole: Allow logs:PutLogEvents on {LOGS}/aws/bedrock-agentcore/runtimes/${{AgentName}}-*:log-stream:*"),
         format!("AgentRole: Allow logs:DescribeLogGroups on {LOGS}*"),
-        // If there is a ModelId.
+        // If AllowBedrockModels is yes.
         "AgentRole: Allow bedrock:InvokeModel on arn:${AWS::Partition}:bedrock:*::foundation-model/*".to_owned(),
         "AgentRole: Allow bedrock:InvokeModel on arn:${AWS::Partition}:bedrock:${AWS::Region}:${AWS::AccountId}:inference-profile/*".to_owned(),
+        "AgentRole: Allow bedrock:InvokeModelWithResponseStream on arn:${AWS::Partition}:bedrock:*::foundation-model/*".to_owned(),
+        "AgentRole: Allow bedrock:InvokeModelWithResponseStream on arn:${AWS::Partition}:bedrock:${AWS::Region}:${AWS::AccountId}:inference-profile/*".to_owned(),
         // If ExportTraces is yes.
         "InvokerRole: Allow xray:PutTraceSegments on *".to_owned(),
         "AgentRole: Allow xray:PutTraceSegments on *".to_owned(),
@@ -173,7 +175,7 @@ fn the_template_allows_what_is_listed_and_nothing_else() {
                     let policy = match &policy["!If"] {
                         Value::Null => policy,
                         choice => {
-                            let known = ["ExportsTraces", "HasModel"];
+                            let known = ["ExportsTraces", "AllowsBedrockModels"];
                             assert!(known.contains(&choice[0].as_str().unwrap()), "{name}");
                             assert_eq!(text(&choice[2]), "!Ref AWS::NoValue");
                             &choice[1]
@@ -233,4 +235,7 @@ fn the_journal_is_kept_and_the_definition_gets_its_substitutions() {
         max_poll_attempts: 1,
     };
     assert_eq!(made, definition.substitutions().map(|(name, _)| name).into());
+    // What may go into a substitution is checked here, and nowhere else on AWS.
+    let polls = &template["Parameters"]["MaxPollAttempts"];
+    assert_eq!(polls["MaxValue"], workflow::MAX_POLL_ATTEMPTS);
 }

@@ -9,10 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use journal::{Event, SORT_KEY_PREFIX, Status};
-use local::table::{CREDENTIAL, REGION, TABLE_NAME, Table};
 use serde_json::{Map, Value, json};
+use testing::{CREDENTIAL, REGION, TABLE_NAME, Table};
 
 const LOCAL_DEVELOPMENT: &str = include_str!("../../LOCAL_DEVELOPMENT.md");
+const JOURNAL: &str = include_str!("../../docs/journal.md");
+const AGENTS: &str = include_str!("../../docs/agents.md");
+const DEPLOY: &str = include_str!("../../deploy/README.md");
 
 /// Every line of the kept histories.
 fn kept_lines() -> BTreeSet<String> {
@@ -22,13 +25,18 @@ fn kept_lines() -> BTreeSet<String> {
     texts.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect()
 }
 
+/// The lines of a document's first block of JSON.
+fn examples(document: &str) -> impl Iterator<Item = &str> {
+    let (_, block) = document.split_once("```json\n").unwrap();
+    let (block, _) = block.split_once("\n```").unwrap();
+    block.lines()
+}
+
 #[test]
 fn every_status_has_an_example_from_a_real_run() {
-    let (_, block) = LOCAL_DEVELOPMENT.split_once("```json\n").unwrap();
-    let (block, _) = block.split_once("\n```").unwrap();
     let kept = kept_lines();
     let mut shown = BTreeSet::new();
-    for line in block.lines() {
+    for line in examples(JOURNAL) {
         assert!(kept.contains(line), "no run has left this: {line}");
         let event: Event = serde_json::from_str(line).unwrap();
         assert_eq!(event.sort_key, format!("{SORT_KEY_PREFIX}{}", event.timestamp));
@@ -40,6 +48,20 @@ fn every_status_has_an_example_from_a_real_run() {
         shown.insert(event.status.to_string());
     }
     assert_eq!(shown, Status::ALL.iter().map(ToString::to_string).collect());
+}
+
+#[test]
+fn a_short_example_is_a_part_of_a_whole_one() {
+    let read = |line: &str| serde_json::from_str::<Map<String, Value>>(line).unwrap();
+    let whole = Vec::from_iter(examples(JOURNAL).map(read));
+    let short = Vec::from_iter(examples(LOCAL_DEVELOPMENT).map(read));
+    assert_eq!(short.len(), Status::ALL.len());
+    for record in short {
+        let is_part = |whole: &Map<String, Value>| {
+            record.iter().all(|(name, value)| whole.get(name) == Some(value))
+        };
+        assert!(whole.iter().any(is_part), "{record:?}");
+    }
 }
 
 /// The document's `aws dynamodb query` commands, as a shell would split them.
@@ -148,9 +170,9 @@ async fn the_queries_run_as_written() {
     table.close().await;
 }
 
-/// The variables of the document's table below `heading`, with their defaults.
-fn documented(heading: &str) -> BTreeMap<String, String> {
-    let (_, section) = LOCAL_DEVELOPMENT.split_once(heading).unwrap();
+/// The variables of a document's table below `heading`, with their defaults.
+fn documented(document: &str, heading: &str) -> BTreeMap<String, String> {
+    let (_, section) = document.split_once(heading).unwrap();
     let rows = section.lines().skip_while(|line| !line.starts_with('|')).skip(2);
     rows.take_while(|line| line.starts_with('|'))
         .map(|row| {
@@ -179,7 +201,7 @@ fn asked(read: impl FnOnce(&dyn Fn(&str) -> Option<String>)) -> BTreeSet<String>
 
 #[test]
 fn the_environment_variables_are_those_that_the_code_reads() {
-    let container = documented("## Environment of the container");
+    let container = documented(AGENTS, "## Environment of the container");
     let mut read = asked(|env| {
         let settings = agent_runtime::Settings::from_env(env).unwrap();
         assert_eq!(container["PORT"], settings.port.to_string());
@@ -191,7 +213,7 @@ fn the_environment_variables_are_those_that_the_code_reads() {
     // Read by tracing-subscriber.
     read.insert("RUST_LOG".to_owned());
     assert_eq!(container.keys().cloned().collect::<BTreeSet<_>>(), read);
-    let invoker = documented("## Environment of the invoker");
+    let invoker = documented(DEPLOY, "## Environment of the invoker");
     let mut read = asked(|env| {
         let settings = invoker::Settings::from_env(env).unwrap();
         assert_eq!((settings.qualifier, settings.journal.retention_days), (None, None));

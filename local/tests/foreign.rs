@@ -21,12 +21,12 @@ use journal::{Event, Journal, Settings};
 use local::front_door;
 use local::process::{Process, Spec};
 use local::system::AGENT;
-use local::table::{CREDENTIAL, REGION};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use support::{LOCAL, check_history, session_program};
+use support::{LOCAL, check_history, sibling};
 use tempfile::TempDir;
+use testing::{CREDENTIAL, REGION};
 use workflow::Definition;
 use zip::write::SimpleFileOptions;
 
@@ -183,7 +183,8 @@ impl<'a> Deployed<'a> {
         ];
         let spec = Spec {
             program: LOCAL.into(),
-            subcommand: AGENT,
+            arguments: vec![AGENT.to_owned()],
+            name: AGENT,
             environment: environment
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .into(),
@@ -274,7 +275,7 @@ impl<'a> Deployed<'a> {
 
     /// The `session` command, as an operator of this stack would run it.
     fn session(&self, arguments: &[&str]) -> (Output, String) {
-        let output = Command::new(session_program())
+        let output = Command::new(sibling("agent-journal"))
             .args(arguments)
             .envs([
                 ("AWS_ENDPOINT_URL", &*self.engine.endpoint),
@@ -402,13 +403,13 @@ fn asl_validator_accepts_the_definition_with_every_substitution() {
         max_poll_attempts: 1_200,
     };
     for definition in [smallest, largest] {
-        let rendered = definition.render().unwrap().to_string();
+        let rendered = definition.render();
         for (name, value) in definition.substitutions() {
             assert!(rendered.contains(&value), "{name}");
         }
         let output = accepts(&rendered);
         assert!(output.status.success(), "{output:?}");
-        let broken = rendered.replace("\"Next\":\"HasEnded\"", "\"Next\":\"Nowhere\"");
+        let broken = rendered.replace("\"Next\": \"HasEnded\"", "\"Next\": \"Nowhere\"");
         assert_ne!(broken, rendered);
         assert!(!accepts(&broken).status.success(), "it accepts anything");
     }

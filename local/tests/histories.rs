@@ -5,8 +5,6 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
-#[path = "../../journal/tests/support/mod.rs"]
-mod dynamo;
 mod support;
 
 use std::sync::Arc;
@@ -14,15 +12,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use agent_runtime::{Agent, AgentError, Invocation};
 use chrono::{TimeDelta, Utc};
-use dynamo::{Dynamo, Fault};
 use journal::Timestamp;
-use local::asl::{Execution, Outcome, Resource};
+use local::asl::{Execution, ExecutionEnd, Resource};
 use local::front_door;
-use local::table::Table;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use support::{Break, Container, Faulty, Stack, check_history, execution, failure};
+use support::{Break, Container, Faulty, Stack, check_history, execution, failure, open};
+use testing::Table;
+use testing::{Dynamo, Fault};
 use tokio::io::AsyncReadExt;
 
 const TASK_STARTED: &str = "AGENT_BACKGROUND_TASK_STARTED";
@@ -30,7 +28,7 @@ const TASK_COMPLETED: &str = "AGENT_BACKGROUND_TASK_COMPLETED";
 const INVOCATION_SUCCEEDED: &str = "AGENT_INVOCATION_SUCCEEDED";
 
 /// Runs one session to its end, and checks its history.
-async fn check(name: &str, stack: Stack, run: &Execution) -> Outcome {
+async fn check(name: &str, stack: Stack, run: &Execution) -> ExecutionEnd {
     let outcome = stack.system.run(run).await;
     check_history(name, &stack.events(&run.name).await);
     stack.system.stop().await;
@@ -41,7 +39,7 @@ async fn check(name: &str, stack: Stack, run: &Execution) -> Outcome {
 async fn completed() {
     let stack = Stack::start("sh -c 'sleep 0.2; cat'", 600).await;
     let outcome = check("completed", stack, &execution(json!({"prompt": "hi"}))).await;
-    assert_eq!(outcome, Outcome::Succeeded(json!({"prompt": "hi"})));
+    assert_eq!(outcome, ExecutionEnd::Succeeded(json!({"prompt": "hi"})));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,7 +74,7 @@ impl Agent for Panics {
 #[tokio::test(flavor = "multi_thread")]
 async fn agent_panicked() {
     let table = Table::open(None, 0).await.unwrap();
-    let container = Container::start(table.journal(), Panics);
+    let container = Container::start(open(table.client_config()), Panics);
     let stack = Stack::around(table, &container.address, 600).await;
     let outcome = check("agent-panicked", stack, &execution(json!({}))).await;
     assert_eq!(failure(outcome).0, "Panic");
@@ -116,7 +114,7 @@ async fn entrypoint_failed() {
         TASK_STARTED => Fault::Refused("AccessDeniedException"),
         _ => Fault::None,
     });
-    let container = Container::start(dynamo.journal(), Panics);
+    let container = Container::start(open(dynamo.config()), Panics);
     let stack = Stack::around(table, &container.address, 600).await;
     let outcome = check("entrypoint-failed", stack, &execution(json!({}))).await;
     assert_eq!(failure(outcome).0, "RuntimeClientError");
@@ -173,7 +171,7 @@ async fn invoker_retried_after_it_had_started_the_agent_starts_one_task() {
         if first { Break::After("Lambda.ServiceException") } else { Break::No }
     });
     let run = execution(json!({}));
-    assert_eq!(stack.system.run_with(&run, &lossy).await, Outcome::Succeeded(json!(7)));
+    assert_eq!(stack.system.run_with(&run, &lossy).await, ExecutionEnd::Succeeded(json!(7)));
     let statuses = stack.statuses(&run.name).await;
     let count = |name: &str| statuses.iter().filter(|status| *status == name).count();
     assert_eq!(count("AGENT_INVOCATION_STARTED"), 2);
@@ -187,7 +185,7 @@ async fn invoker_retried_after_it_had_started_the_agent_starts_one_task() {
 #[tokio::test(flavor = "multi_thread")]
 async fn outcome_unknown() {
     let table = Table::open(None, 0).await.unwrap();
-    let container = Container::start(table.journal(), Slow);
+    let container = Container::start(open(table.client_config()), Slow);
     let behind = front_door::start(&container.address).unwrap();
     // On the way to AgentCore: hands the request on, and breaks off instead of the answer.
     let proxy = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -205,7 +203,7 @@ async fn outcome_unknown() {
     });
     let stack = Stack::behind(table, front_door, 600).await;
     let outcome = check("outcome-unknown", stack, &execution(json!({}))).await;
-    assert_eq!(outcome, Outcome::Succeeded(json!("done")));
+    assert_eq!(outcome, ExecutionEnd::Succeeded(json!("done")));
     breaks_off.await.unwrap();
     container.stop().await;
 }
@@ -244,7 +242,7 @@ async fn two_runs() {
     let first = execution(json!({"session_id": id, "prompt": "wrong"}));
     assert_eq!(failure(stack.system.run(&first).await).1, "wrong input (exit status: 1)");
     let second = execution(json!({"session_id": id, "prompt": "right"}));
-    assert_eq!(stack.system.run(&second).await, Outcome::Succeeded(json!(7)));
+    assert_eq!(stack.system.run(&second).await, ExecutionEnd::Succeeded(json!(7)));
     check_history("two-runs", &stack.events(&id).await);
     stack.system.stop().await;
 }
@@ -253,10 +251,10 @@ async fn two_runs() {
 async fn skewed_clocks() {
     let table = Table::open(None, 0).await.unwrap();
     let slow = Arc::new(|| Utc::now() - TimeDelta::minutes(5));
-    let container = Container::start(table.journal().with_clock(slow), Slow);
+    let container = Container::start(open(table.client_config()).with_clock(slow), Slow);
     let stack = Stack::around(table, &container.address, 600).await;
     let run = execution(json!({}));
-    assert_eq!(stack.system.run(&run).await, Outcome::Succeeded(json!("done")));
+    assert_eq!(stack.system.run(&run).await, ExecutionEnd::Succeeded(json!("done")));
     let events = stack.events(&run.name).await;
     check_history("skewed-clocks", &events);
     // The container is five minutes behind: each of its events stands a microsecond after its cause.
@@ -267,7 +265,7 @@ async fn skewed_clocks() {
     let chain =
         ["AGENT_INVOCATION_STARTED", "AGENT_ENTRYPOINT_STARTED", TASK_STARTED, TASK_COMPLETED];
     for pair in chain.windows(2) {
-        assert_eq!(time(pair[0]).tick(), time(pair[1]), "{pair:?}");
+        assert_eq!(time(pair[0]).plus_micros(1), time(pair[1]), "{pair:?}");
     }
     stack.system.stop().await;
     container.stop().await;

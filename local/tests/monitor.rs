@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use local::asl::{Execution, Outcome, Resource, ServiceError, Services, StateMachine, Usage};
+use local::asl::{Execution, ExecutionEnd, Resource, ServiceError, Services, StateMachine, Usage};
 use serde_json::{Value, json};
 use workflow::Definition;
 
@@ -80,7 +80,7 @@ async fn session(machine: &StateMachine, works: TimeDelta) -> Cost {
     let services = simulated(works, 1);
     let name = "00000000-0000-4000-8000-000000000000";
     let (outcome, usage) = Execution::new(name, json!({})).run(machine, &services).await;
-    let completed = matches!(outcome, Outcome::Succeeded(_));
+    let completed = matches!(outcome, ExecutionEnd::Succeeded(_));
     let noticed_within = services.waited.get();
     if completed {
         let late = (services.now.get() - services.ends).to_std().unwrap();
@@ -93,7 +93,7 @@ fn machine(min: u32, max: u32, attempts: u32) -> StateMachine {
     StateMachine::load(&definition(min, max, attempts)).unwrap()
 }
 
-fn definition(min: u32, max: u32, attempts: u32) -> Value {
+fn definition(min: u32, max: u32, attempts: u32) -> String {
     let definition = Definition {
         journal_table_name: "table".to_owned(),
         invoker_function_arn: "function".to_owned(),
@@ -102,15 +102,15 @@ fn definition(min: u32, max: u32, attempts: u32) -> Value {
         poll_max_seconds: max,
         max_poll_attempts: attempts,
     };
-    definition.render().unwrap()
+    definition.render()
 }
 
 /// Polling every 10 s without a budget, as is customary, to see how far it comes.
 fn customary() -> StateMachine {
-    let budgeted = definition(10, 10, 1_200).to_string();
+    let budgeted = definition(10, 10, 1_200);
     let endless = budgeted.replace("$pollsDone >= 1200", "false");
     assert_ne!(endless, budgeted);
-    StateMachine::load(&serde_json::from_str(&endless).unwrap()).unwrap()
+    StateMachine::load(&endless).unwrap()
 }
 
 #[tokio::test]
@@ -158,7 +158,7 @@ async fn the_largest_budget_fits_the_history_of_the_most_talkative_session() {
     let machine = machine(2, 60, 1_200);
     let (outcome, usage) = Execution::new(name, json!({})).run(&machine, &services).await;
     assert!(
-        matches!(&outcome, Outcome::Failed { error, .. } if error == "PollAttemptsSpent"),
+        matches!(&outcome, ExecutionEnd::Failed { error, .. } if error == "PollAttemptsSpent"),
         "{outcome:?}"
     );
     // And the newest event is read, behind which SESSION_FAILED sorts.

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use agent_runtime::{Agent, AgentError, Invocation};
 use journal::{Draft, SessionId, Source, Status};
-use local::asl::{Execution, Outcome, Resource};
-use local::table::Table;
+use local::asl::{Execution, ExecutionEnd, Resource};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use support::{Break, Container, Faulty, Stack, execution, failure};
+use support::{Break, Container, Faulty, Stack, execution, failure, open};
+use testing::Table;
 
 const COMPLETED: [&str; 6] = [
     "SESSION_INITIATED",
@@ -42,7 +42,10 @@ async fn a_session_completes_with_the_agents_result_as_output() {
     // cat gives the input back as the result.
     let stack = Stack::start("cat", 600).await;
     let run = execution(json!({"prompt": "hi", "n": 7}));
-    assert_eq!(stack.system.run(&run).await, Outcome::Succeeded(json!({"prompt": "hi", "n": 7})));
+    assert_eq!(
+        stack.system.run(&run).await,
+        ExecutionEnd::Succeeded(json!({"prompt": "hi", "n": 7}))
+    );
     assert_eq!(in_causal_order(stack.statuses(&run.name).await), COMPLETED);
     let events = stack.events(&run.name).await;
     assert!(events.iter().all(|event| event.invocation_id == run.id));
@@ -65,7 +68,7 @@ async fn a_session_id_in_the_input_is_the_session_and_not_the_agents_input() {
     let stack = Stack::start("sh -c 'cat; echo \"$SESSION_ID\" >&2'", 600).await;
     let id = "session-given-in-the-input-0123456789";
     let run = execution(json!({"session_id": id}));
-    assert_eq!(stack.system.run(&run).await, Outcome::Succeeded(json!({})));
+    assert_eq!(stack.system.run(&run).await, ExecutionEnd::Succeeded(json!({})));
     assert_eq!(stack.events(id).await.len(), 6);
     stack.system.stop().await;
 }
@@ -82,7 +85,7 @@ async fn a_trace_of_the_callers_is_the_sessions_and_reaches_the_agent() {
         (json!({"traceparent": 7}), false),
     ] {
         let run = execution(input.clone());
-        let Outcome::Succeeded(output) = stack.system.run(&run).await else {
+        let ExecutionEnd::Succeeded(output) = stack.system.run(&run).await else {
             panic!("{input} failed")
         };
         assert_eq!(output == json!(given), kept, "{input}: {output}");
@@ -125,7 +128,7 @@ impl Agent for Panics {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_that_panics_ends_in_session_failed_with_the_panics_text() {
     let table = Table::open(None, 0).await.unwrap();
-    let container = Container::start(table.journal(), Panics);
+    let container = Container::start(open(table.client_config()), Panics);
     let stack = Stack::around(table, &container.address, 600).await;
     let run = execution(json!({}));
     let (error, cause) = failure(stack.system.run(&run).await);
@@ -244,9 +247,9 @@ async fn the_same_session_twice_is_two_runs_and_neither_ends_on_the_others_event
     let stack = Stack::start("sh -c 'read input; sleep 1.5; echo \"$input\"'", 600).await;
     let id = "session-that-runs-twice-0123456789-abcdef";
     let first = execution(json!({"session_id": id, "n": 1}));
-    assert_eq!(stack.system.run(&first).await, Outcome::Succeeded(json!({"n": 1})));
+    assert_eq!(stack.system.run(&first).await, ExecutionEnd::Succeeded(json!({"n": 1})));
     let second = execution(json!({"session_id": id, "n": 2}));
-    assert_eq!(stack.system.run(&second).await, Outcome::Succeeded(json!({"n": 2})));
+    assert_eq!(stack.system.run(&second).await, ExecutionEnd::Succeeded(json!({"n": 2})));
     let events = stack.events(id).await;
     assert_eq!(events.len(), 12);
     for run in [&first, &second] {
@@ -275,7 +278,7 @@ async fn the_terminal_event_is_found_behind_a_megabyte_of_newer_events() {
         Break::No
     });
     let (outcome, ()) = tokio::join!(stack.system.run_with(&run, &counting), flood);
-    assert_eq!(outcome, Outcome::Succeeded(json!(7)));
+    assert_eq!(outcome, ExecutionEnd::Succeeded(json!(7)));
     assert!(pages.load(Ordering::Relaxed) > 0, "no page was turned");
     stack.system.stop().await;
 }
@@ -340,7 +343,7 @@ async fn a_collision_of_the_workflow_moves_on_by_a_millisecond() {
         }
     });
     let run = execution(json!({}));
-    assert_eq!(stack.system.run_with(&run, &crowded).await, Outcome::Succeeded(json!({})));
+    assert_eq!(stack.system.run_with(&run, &crowded).await, ExecutionEnd::Succeeded(json!({})));
     let keys = keys.into_inner().unwrap();
     assert_eq!(keys.len(), 4);
     assert!(keys.is_sorted_by(|a, b| a < b), "{keys:?}");
@@ -367,7 +370,7 @@ async fn a_lambda_that_timed_out_or_crashed_is_monitored_and_the_agents_own_even
         let run = execution(json!({}));
         assert_eq!(
             stack.system.run_with(&run, &late).await,
-            Outcome::Succeeded(json!(7)),
+            ExecutionEnd::Succeeded(json!(7)),
             "{error}"
         );
     }

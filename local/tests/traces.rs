@@ -6,15 +6,17 @@ mod support;
 
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use journal::Event;
-use local::asl::{Execution, Outcome};
+use journal::{Event, Status};
+use local::asl::{Execution, ExecutionEnd};
 use local::collector::Collector;
-use local::table::Table;
 use local::trace::{Span, tree};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use support::{Stack, execution, failure};
+use support::{Stack, execution, failure, open, sibling};
+use testing::Program;
+use testing::Table;
 
 /// Gives its trace context as the result.
 const TELLS_TRACEPARENT: &str = "sh -c 'cat >/dev/null; echo $TRACEPARENT'";
@@ -81,7 +83,7 @@ async fn one_trace_leads_from_the_invoker_to_the_command() {
     let collector = Collector::start(0).unwrap();
     let stack = Stack::exporting(TELLS_TRACEPARENT, &collector.endpoint()).await;
     let run = execution(json!({}));
-    let Outcome::Succeeded(result) = stack.system.run(&run).await else { panic!("it failed") };
+    let ExecutionEnd::Succeeded(result) = stack.system.run(&run).await else { panic!("it failed") };
     let events = stack.events(&run.name).await;
     // Nothing waits for a batch to be full: the last spans come with the end of the processes.
     stack.system.stop().await;
@@ -180,22 +182,21 @@ async fn no_collector_changes_the_journal_or_the_end_of_a_process() {
             std::fs::write(&file, "").unwrap();
         };
         let (outcome, ()) = tokio::join!(stack.system.run(&run), ended);
-        assert!(matches!(outcome, Outcome::Succeeded(_)), "{endpoint}: {outcome:?}");
+        assert!(matches!(outcome, ExecutionEnd::Succeeded(_)), "{endpoint}: {outcome:?}");
         for _ in 0..3 {
             let run = Execution::new(&uuid::Uuid::new_v4().to_string(), json!(file));
             let outcome = stack.system.run(&run).await;
-            assert!(matches!(outcome, Outcome::Succeeded(_)), "{endpoint}: {outcome:?}");
+            assert!(matches!(outcome, ExecutionEnd::Succeeded(_)), "{endpoint}: {outcome:?}");
             assert_eq!(stack.events(&run.name).await.len(), 6, "{endpoint}");
         }
         stack.system.stop().await;
         let status = stack.system.agent_ended().await;
         assert_eq!(status, "exit status: 0", "{endpoint}: not killed for being slow");
-        // Once for each of two signals, although each of many exports failed, and at the end.
+        // Once, although each of many exports failed, and at the end.
         for log in [local::system::AGENT, local::system::INVOKER].map(|name| stack.log(name)) {
             let said = |words: &str| log.lines().filter(|line| line.contains(words)).count();
-            let told =
-                said("takes no telemetry") + said("will be exported") + said("last telemetry");
-            assert!((1..=3).contains(&told), "{endpoint}: {log}");
+            let told = said("takes no spans") + said("will be exported") + said("last spans");
+            assert!((1..=2).contains(&told), "{endpoint}: {log}");
         }
         std::fs::remove_file(&file).unwrap();
     }
@@ -233,7 +234,7 @@ async fn another_collector_understands_every_span() {
     }
     let stack = Stack::exporting(TELLS_TRACEPARENT, &format!("http://{http}")).await;
     let run = execution(json!({}));
-    let Outcome::Succeeded(result) = stack.system.run(&run).await else { panic!("it failed") };
+    let ExecutionEnd::Succeeded(result) = stack.system.run(&run).await else { panic!("it failed") };
     let events = stack.events(&run.name).await;
     stack.system.stop().await;
     let handed_on = async {
@@ -250,4 +251,76 @@ async fn another_collector_understands_every_span() {
     rotel.wait().unwrap();
     check_completed(&run, &result, &events, &traces.unwrap());
     assert!(!stack.logs().contains("takes no telemetry"), "{}", stack.logs());
+}
+
+/// Runs one task in a container of its own, to its end. The result is the command's TRACEPARENT.
+async fn one_task(environment: &[(&str, &str)]) -> (Event, String) {
+    let table = Table::open(None, 0).await.unwrap();
+    let command = ("AGENT_COMMAND", "sh -c 'cat >/dev/null; echo \"$TRACEPARENT\"'");
+    let environment = [&[command], environment].concat();
+    let mut program = Program::start(&sibling("agent-runtime"), &table, &environment).await;
+    let id = uuid::Uuid::new_v4().to_string();
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let body = json!({"session_id": id}).to_string();
+    let answer = client.post(format!("{}/invocations", program.url)).body(body).send();
+    assert_eq!(answer.await.unwrap().status(), 200);
+    let journal = open(table.client_config());
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let end = loop {
+        let events = journal.events(&id.parse().unwrap()).await.unwrap();
+        if let Some(end) = events.into_iter().nth(2) {
+            break end;
+        }
+        assert!(Instant::now() < deadline, "the task does not end: {}", program.log());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    // The last spans come with the end of the process.
+    program.signal(Signal::SIGTERM);
+    program.ended().await;
+    let log = program.log();
+    (end, log)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_standard_variables_of_opentelemetry_are_honoured() {
+    let collector = Collector::start(0).unwrap();
+    let endpoint = collector.endpoint();
+    // The command's result is its TRACEPARENT.
+    let traced = async |environment: &[(&str, &str)]| {
+        let (end, log) = one_task(environment).await;
+        (end.result.unwrap(), end.trace_id, log)
+    };
+    let service = async |environment: &[(&str, &str)]| {
+        let (_, trace_id, log) = traced(environment).await;
+        let spans = collector.traces().remove(&trace_id.unwrap()).unwrap_or_default();
+        (spans.first().map(|span| span.service.clone()), log)
+    };
+    let on = ("OTEL_EXPORTER_OTLP_ENDPOINT", &*endpoint);
+    let traces = format!("{endpoint}/v1/traces");
+
+    assert_eq!(service(&[on]).await.0.as_deref(), Some("agent-runtime"));
+    let of_signal = [("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &*traces), ("OTEL_SERVICE_NAME", "a")];
+    assert_eq!(service(&of_signal).await.0.as_deref(), Some("a"));
+    let attributes = ("OTEL_RESOURCE_ATTRIBUTES", "service.name=b");
+    assert_eq!(service(&[on, attributes]).await.0.as_deref(), Some("b"));
+    let (exported, log) = service(&[on, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]).await;
+    assert!(exported.is_some() && log.contains("OTEL_EXPORTER_OTLP_PROTOCOL is grpc"), "{log}");
+
+    let count = collector.traces().len();
+    let (traceparent, ..) = traced(&[on, ("OTEL_TRACES_SAMPLER", "always_off")]).await;
+    assert!(traceparent.ends_with("-00\""), "{traceparent}");
+    for off in [("OTEL_SDK_DISABLED", "true"), ("OTEL_TRACES_EXPORTER", "none")] {
+        let (traceparent, trace_id, _) = traced(&[on, off]).await;
+        assert_eq!((&*traceparent, trace_id), ("\"\"", None), "{off:?}: no trace is active");
+    }
+    assert_eq!(collector.traces().len(), count, "none of these was exported");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invalid_endpoint_is_named_and_its_secret_is_not_logged() {
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:secret@[collector");
+    let (end, log) = one_task(&[endpoint]).await;
+    assert_eq!(end.status, Status::AgentBackgroundTaskCompleted, "it works without");
+    assert!(log.contains("OTEL_EXPORTER_OTLP_ENDPOINT must be an http URL"), "{log}");
+    assert!(!log.contains("secret"), "{log}");
 }

@@ -21,7 +21,7 @@ use crate::aws::Signer;
 /// How long one export may take, by OpenTelemetry's default.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the log says nothing more of a collector once it said that it takes nothing.
+/// How long the log does not repeat that a collector takes no spans.
 const SILENCE: Duration = Duration::from_secs(60 * 60);
 
 /// A client for one exporter, whose thread it may block: it does its work on a runtime of its own,
@@ -33,7 +33,7 @@ pub(crate) struct Collector {
     signer: Signer,
     timeout: Duration,
     reached: Arc<AtomicBool>,
-    /// When the log last said that it takes nothing.
+    /// When the log last said that it takes no spans.
     told: Mutex<Option<Instant>>,
 }
 
@@ -69,7 +69,7 @@ impl Collector {
         Ok(answer)
     }
 
-    /// Logs that the collector takes nothing, not at every export.
+    /// Logs that the collector takes no spans, but not at every export.
     fn log(&self, to: &str, result: &Result<Response<Bytes>, HttpError>) {
         let failure = match result {
             Ok(response) if response.status().is_success() => None,
@@ -81,7 +81,7 @@ impl Collector {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.is_none_or(|told| told.elapsed() > SILENCE) {
             *told = Some(Instant::now());
-            tracing::warn!("the collector {to} takes no telemetry: {failure}");
+            tracing::warn!("the collector {to} takes no spans: {failure}");
         }
     }
 }

@@ -1,13 +1,10 @@
-use serde_json::Value;
-use thiserror::Error;
-
 /// The definition with its substitutions still to be made.
 pub const SOURCE: &str = include_str!("../session.asl.json");
 
 /// Polls that fit the 25,000 history events of an execution, which ends without SESSION_FAILED when
-/// it runs out of them: 9 per page, two pages of the most talkative task (1,000 events of progress
-/// of 1 KB each), and some 3,000 for the retries of failed calls.
-const MAX_POLL_ATTEMPTS: u32 = 1_200;
+/// it runs out of them. A poll takes 9 for each page, and the most talkative task (1,000 events of
+/// progress of 1 KB each) fills two; some 3,000 are left for the retries of failed calls.
+pub const MAX_POLL_ATTEMPTS: u32 = 1_200;
 
 /// What the definition is rendered with: the `DefinitionSubstitutions` of the template.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,51 +19,19 @@ pub struct Definition {
     pub poll_min_seconds: u32,
     /// `PollMaxSeconds`: the longest wait between two polls, in seconds.
     pub poll_max_seconds: u32,
-    /// `MaxPollAttempts`: polls after which the session is given up, at most 1,200.
+    /// `MaxPollAttempts`: polls after which the session is given up, at most [`MAX_POLL_ATTEMPTS`].
     pub max_poll_attempts: u32,
 }
 
-/// The definition cannot be rendered: mend the setting that it names.
-#[derive(Debug, Error)]
-pub enum DefinitionError {
-    /// A number is out of its bounds.
-    #[error("{name} is {value}: it must be from {min} to {max}")]
-    OutOfBounds {
-        /// The substitution.
-        name: &'static str,
-        /// Its value.
-        value: u32,
-        /// The smallest value.
-        min: u32,
-        /// The largest value.
-        max: u32,
-    },
-    /// A substitution is in the file that is not made here.
-    #[error("a substitution is not made: ${{{0}}}")]
-    NotSubstituted(String),
-    /// The rendered text is no JSON; a value may hold a quote.
-    #[error("the rendered definition is not valid JSON")]
-    Json(#[from] serde_json::Error),
-}
-
 impl Definition {
-    /// Makes the substitutions.
-    ///
-    /// # Errors
-    /// If a number is out of bounds, or a substitution is left over.
-    pub fn render(&self) -> Result<Value, DefinitionError> {
-        bounded("PollMinSeconds", self.poll_min_seconds, 1, 60)?;
-        bounded("PollMaxSeconds", self.poll_max_seconds, self.poll_min_seconds, 3_600)?;
-        bounded("MaxPollAttempts", self.max_poll_attempts, 1, MAX_POLL_ATTEMPTS)?;
-        let mut text = SOURCE.to_owned();
-        for (name, value) in self.substitutions() {
-            text = text.replace(&format!("${{{name}}}"), &value);
-        }
-        if let Some((_, rest)) = text.split_once("${") {
-            let name = rest.split('}').next().unwrap_or(rest);
-            return Err(DefinitionError::NotSubstituted(name.to_owned()));
-        }
-        Ok(serde_json::from_str(&text)?)
+    /// The definition as JSON text, with its substitutions made. What may go into a substitution is
+    /// for the caller to check: `deploy/template.yaml` does it on AWS.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let made = |text: String, (name, value): (&str, String)| {
+            text.replace(&format!("${{{name}}}"), &value)
+        };
+        self.substitutions().into_iter().fold(SOURCE.to_owned(), made)
     }
 
     /// Every substitution with its value.
@@ -83,18 +48,12 @@ impl Definition {
     }
 }
 
-fn bounded(name: &'static str, value: u32, min: u32, max: u32) -> Result<(), DefinitionError> {
-    if (min..=max).contains(&value) {
-        return Ok(());
-    }
-    Err(DefinitionError::OutOfBounds { name, value, min, max })
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
     use journal::{SORT_KEY_PREFIX, SessionId, Status};
+    use serde_json::Value;
 
     use super::*;
 
@@ -116,26 +75,13 @@ mod tests {
 
     #[test]
     fn every_substitution_is_made_and_none_is_superfluous() {
-        let rendered = definition().render().unwrap().to_string();
+        let rendered = definition().render();
+        let _: Value = serde_json::from_str(&rendered).unwrap();
         assert!(!rendered.contains("${"));
         assert!(rendered.contains("table-7") && rendered.contains("function-7"));
         for (name, _) in definition().substitutions() {
             assert!(SOURCE.contains(&format!("${{{name}}}")), "{name} is not used");
         }
-    }
-
-    #[test]
-    fn a_number_out_of_bounds_and_a_broken_value_are_refused() {
-        let error = Definition { max_poll_attempts: 1_201, ..definition() }.render().unwrap_err();
-        assert_eq!(error.to_string(), "MaxPollAttempts is 1201: it must be from 1 to 1200");
-        assert!(Definition { poll_min_seconds: 0, ..definition() }.render().is_err());
-        assert!(Definition { poll_max_seconds: 1, ..definition() }.render().is_err());
-        let quoted = Definition { journal_table_name: "a\"b".to_owned(), ..definition() };
-        assert!(matches!(quoted.render(), Err(DefinitionError::Json(_))));
-        let nested = Definition { journal_table_name: "${Other}".to_owned(), ..definition() };
-        assert!(
-            matches!(nested.render(), Err(DefinitionError::NotSubstituted(name)) if name == "Other")
-        );
     }
 
     #[test]
@@ -210,7 +156,7 @@ mod tests {
     #[test]
     fn every_engine_sees_the_same_variables() {
         let mut found = Vec::new();
-        assignments(&definition().render().unwrap(), &mut found);
+        assignments(&serde_json::from_str(&definition().render()).unwrap(), &mut found);
         assert!(found.len() > 10);
         for assign in found {
             for name in assign.keys() {

@@ -9,9 +9,6 @@
     reason = "test support"
 )]
 
-#[path = "../../../journal/tests/support/mod.rs"]
-mod dynamo;
-
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,10 +17,11 @@ use std::time::{Duration, Instant};
 
 use actix::System;
 use agent_runtime::{Agent, AgentError, Invocation, SESSION_HEADER};
-pub use dynamo::{Dynamo, Fault};
-use journal::{Event, Journal, SessionId, Status};
+use journal::{Event, Journal, SessionId, Settings, Status};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
+pub use testing::{Dynamo, Fault};
+use testing::{TABLE_NAME, Table};
 use tokio::sync::oneshot;
 
 pub const MAX_BODY_BYTES: usize = 10_000_000;
@@ -107,7 +105,7 @@ impl Host {
     }
 
     pub fn start_with(dynamo: &Dynamo, agent: impl Agent) -> Self {
-        Self::start_on(dynamo, dynamo.journal(), agent)
+        Self::start_on(dynamo, open(dynamo), agent)
     }
 
     /// With a journal of its own on `dynamo`.
@@ -198,9 +196,21 @@ impl Host {
     }
 }
 
-/// The journal without faults.
+/// The journal in this engine, behind its faults.
+pub fn open(dynamo: &Dynamo) -> Journal {
+    let table_name = TABLE_NAME.to_owned();
+    Journal::new(dynamo.config(), Settings { table_name, retention_days: None })
+}
+
+/// The journal in this table.
+pub fn open_table(table: &Table) -> Journal {
+    let table_name = TABLE_NAME.to_owned();
+    Journal::new(table.client_config(), Settings { table_name, retention_days: None })
+}
+
+/// [`open`] without the faults.
 pub fn calm(dynamo: &Dynamo) -> Journal {
-    Dynamo::over(dynamo.database.clone(), |_| Fault::None).journal()
+    open(&Dynamo::over(dynamo.database.clone(), |_| Fault::None))
 }
 
 /// Waits until there is an answer, for 30 s at most.

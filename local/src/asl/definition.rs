@@ -158,13 +158,14 @@ pub(super) struct Fail {
 }
 
 impl StateMachine {
-    /// Checks a rendered definition.
+    /// Checks a rendered definition, a JSON text.
     ///
     /// # Errors
-    /// If this interpreter would run any part of it otherwise than Step Functions.
-    pub fn load(definition: &Value) -> Result<Self, LoadError> {
-        let machine = Self::deserialize(definition)?;
-        check(definition).map_err(LoadError::Expression)?;
+    /// If this interpreter would run any part of it differently from Step Functions.
+    pub fn load(definition: &str) -> Result<Self, LoadError> {
+        let definition: Value = serde_json::from_str(definition)?;
+        let machine = Self::deserialize(&definition)?;
+        check(&definition).map_err(LoadError::Expression)?;
         let targets = machine.states.values().flat_map(State::targets);
         for target in targets.chain([machine.start_at.as_str()]) {
             if !machine.states.contains_key(target) {
@@ -197,10 +198,11 @@ mod tests {
     use serde_json::json;
 
     fn load(state: Value) -> Result<StateMachine, LoadError> {
-        StateMachine::load(&json!({
+        let definition = json!({
             "QueryLanguage": "JSONata", "StartAt": "A",
             "States": {"A": state, "B": {"Type": "Succeed"}},
-        }))
+        });
+        StateMachine::load(&definition.to_string())
     }
 
     #[test]

@@ -1,136 +1,41 @@
-use std::future::Future;
+//! What each type of state does.
+
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Map, Value, json};
 
-use super::definition::{Resource, Retrier, State, StateMachine, Task};
+use super::definition::{Retrier, State, Task};
+use super::execution::{Execution, ExecutionEnd, ServiceError, Services, Usage};
 use super::expression::evaluate;
 
-/// History events that an execution may have (a quota of Step Functions). Then it fails, and no
-/// state catches that.
-const MAX_HISTORY_EVENTS: u32 = 25_000;
-
-/// The services that a state machine calls, and the time it runs in.
-pub trait Services {
-    /// Calls one; the result is what Step Functions would give the state.
-    fn call(
-        &self,
-        resource: Resource,
-        arguments: Value,
-    ) -> impl Future<Output = Result<Value, ServiceError>>;
-
-    /// What the clock says.
-    fn now(&self) -> DateTime<Utc> {
-        Utc::now()
-    }
-
-    /// Lets time pass: the Wait state, and the delay before a retry.
-    fn wait(&self, time: Duration) -> impl Future<Output = ()> {
-        tokio::time::sleep(time)
-    }
+pub(super) fn failed(error: &str, cause: String) -> ExecutionEnd {
+    ExecutionEnd::Failed { error: error.to_owned(), cause }
 }
 
-/// What an execution uses of what Step Functions bills and limits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Usage {
-    /// State transitions: one for each state entered and for each retry.
-    pub transitions: u32,
-    /// Events in the execution's history.
-    pub history_events: u32,
-}
-
-/// A failed call, in the words that Retry and Catch match.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServiceError {
-    /// Such as `DynamoDB.ConditionalCheckFailedException`.
-    pub error: String,
-    /// What a person reads.
-    pub cause: String,
-}
-
-/// How an execution ended.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Outcome {
-    /// With this output.
-    Succeeded(Value),
-    /// With these two.
-    Failed {
-        /// The execution's `Error`.
-        error: String,
-        /// The execution's `Cause`.
-        cause: String,
-    },
-}
-
-/// One run of a state machine.
-#[derive(Debug, Clone)]
-pub struct Execution {
-    /// The execution's ARN.
-    pub id: String,
-    /// Its name.
-    pub name: String,
-    /// Its input.
-    pub input: Value,
-}
-
-impl Execution {
-    /// An execution on this machine, named as Step Functions would name it.
-    #[must_use]
-    pub fn new(name: &str, input: Value) -> Self {
-        let machine = "arn:aws:states:us-east-1:000000000000:execution:session";
-        Self { id: format!("{machine}:{name}"), name: name.to_owned(), input }
-    }
-
-    /// Runs the state machine to its end.
-    pub async fn run(&self, machine: &StateMachine, services: &impl Services) -> (Outcome, Usage) {
-        let mut run = Run {
-            execution: self,
-            started: services.now(),
-            variables: Map::new(),
-            // ExecutionStarted, and the event that ends it.
-            usage: Usage { transitions: 0, history_events: 2 },
-        };
-        let mut input = self.input.clone();
-        let mut name = machine.start_at.as_str();
-        let outcome = loop {
-            let Some(state) = machine.states.get(name) else {
-                break failed("States.Runtime", format!("there is no state {name:?}"));
-            };
-            run.usage.transitions += 1;
-            run.usage.history_events += state.history_events();
-            if run.usage.history_events > MAX_HISTORY_EVENTS {
-                let cause = format!("the execution has more than {MAX_HISTORY_EVENTS} events");
-                break failed("States.Runtime", cause);
-            }
-            match run.enter(name, state, input, services).await {
-                Ok(Step::Next(next, output)) => (name, input) = (next, output),
-                Ok(Step::End(outcome)) => break outcome,
-                Err(ServiceError { error, cause }) => break Outcome::Failed { error, cause },
-            }
-        };
-        (outcome, run.usage)
-    }
-}
-
-fn failed(error: &str, cause: String) -> Outcome {
-    Outcome::Failed { error: error.to_owned(), cause }
-}
-
-struct Run<'a> {
+/// An execution under way.
+pub(super) struct Run<'a> {
     execution: &'a Execution,
     started: DateTime<Utc>,
     variables: Map<String, Value>,
-    usage: Usage,
+    pub usage: Usage,
 }
 
-enum Step<'a> {
+/// What comes after a state.
+pub(super) enum Step<'a> {
     Next(&'a str, Value),
-    End(Outcome),
+    End(ExecutionEnd),
 }
 
-impl Run<'_> {
-    async fn enter<'a>(
+impl<'e> Run<'e> {
+    pub fn new(execution: &'e Execution, started: DateTime<Utc>) -> Self {
+        // ExecutionStarted, and the event that ends it.
+        let usage = Usage { transitions: 0, history_events: 2 };
+        Self { execution, started, variables: Map::new(), usage }
+    }
+
+    /// Runs one state.
+    pub async fn enter<'a>(
         &mut self,
         name: &str,
         state: &'a State,
@@ -183,7 +88,7 @@ impl Run<'_> {
                     Ok(Step::Next(&catcher.next, output))
                 }
             },
-            State::Succeed(_) => Ok(Step::End(Outcome::Succeeded(input))),
+            State::Succeed(_) => Ok(Step::End(ExecutionEnd::Succeeded(input))),
             State::Fail(fail) => {
                 let text = |value: Value| value.as_str().map_or(value.to_string(), str::to_owned);
                 let error = text(eval(&fail.error, &scope)?);
@@ -281,7 +186,7 @@ const RETRY_EVENTS: u32 = 3;
 
 impl State {
     /// Events that it leaves in the execution's history, without retries.
-    fn history_events(&self) -> u32 {
+    pub(super) fn history_events(&self) -> u32 {
         match self {
             Self::Fail(_) => 1,
             Self::Task(_) => 2 + RETRY_EVENTS,

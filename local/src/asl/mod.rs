@@ -5,8 +5,9 @@
 //! state type, another service integration, an expression that does not parse.
 
 mod definition;
+mod execution;
 mod expression;
 mod interpreter;
 
 pub use definition::{LoadError, Resource, StateMachine};
-pub use interpreter::{Execution, Outcome, ServiceError, Services, Usage};
+pub use execution::{Execution, ExecutionEnd, ServiceError, Services, Usage};

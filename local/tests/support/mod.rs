@@ -8,23 +8,22 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use agent_runtime::Agent;
 use journal::{Event, Journal, SessionId};
-use local::asl::{Execution, Outcome, Resource, ServiceError, Services};
+use local::asl::{Execution, ExecutionEnd, Resource, ServiceError, Services};
 use local::front_door;
-use local::system::{Options, System};
-use local::table::{TABLE_NAME, Table};
+use local::system::{Agent, Options, System};
+use operator::history::runs;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
+use testing::{TABLE_NAME, Table};
 use tokio::sync::oneshot;
-use workflow::history::runs;
 
 /// The executable that `cargo run` starts.
-pub const LOCAL: &str = env!("CARGO_BIN_EXE_local");
+pub const LOCAL: &str = env!("CARGO_BIN_EXE_agent-local");
 
-/// The `session` executable, which `cargo test --workspace` builds beside it.
-pub fn session_program() -> PathBuf {
-    let program = Path::new(LOCAL).with_file_name("session");
+/// An executable of another crate, which `cargo test --workspace` builds beside it.
+pub fn sibling(name: &str) -> PathBuf {
+    let program = Path::new(LOCAL).with_file_name(name);
     assert!(program.exists(), "cargo build --workspace builds {}", program.display());
     program
 }
@@ -37,12 +36,12 @@ pub struct Stack {
 
 pub fn options(logs: &TempDir, agent_command: &str, max_poll_attempts: u32) -> Options {
     Options {
-        program: PathBuf::from(LOCAL),
+        executable: PathBuf::from(LOCAL),
         database: None,
         logs: logs.path().to_owned(),
         agent_port: 0,
         dynamodb_port: 0,
-        agent_command: agent_command.to_owned(),
+        agent: Agent::Command(agent_command.to_owned()),
         max_poll_attempts,
         retention_days: None,
         otlp: None,
@@ -52,17 +51,23 @@ pub fn options(logs: &TempDir, agent_command: &str, max_poll_attempts: u32) -> O
 
 impl Stack {
     pub async fn start(agent_command: &str, max_poll_attempts: u32) -> Self {
-        Self::start_with(agent_command, max_poll_attempts, None).await
+        Self::start_with(|options| Options { max_poll_attempts, ..options }, agent_command).await
     }
 
-    /// A system whose spans and metrics go to this collector.
+    /// A system whose spans go to this collector.
     pub async fn exporting(agent_command: &str, otlp: &str) -> Self {
-        Self::start_with(agent_command, 600, Some(otlp.to_owned())).await
+        let otlp = Some(otlp.to_owned());
+        Self::start_with(|options| Options { otlp, ..options }, agent_command).await
     }
 
-    async fn start_with(agent_command: &str, max_polls: u32, otlp: Option<String>) -> Self {
+    /// A system whose container is this program.
+    pub async fn of_program(program: PathBuf) -> Self {
+        Self::start_with(|options| Options { agent: Agent::Program(program), ..options }, "").await
+    }
+
+    async fn start_with(change: impl FnOnce(Options) -> Options, agent_command: &str) -> Self {
         let logs = tempfile::tempdir().unwrap();
-        let options = Options { otlp, ..options(&logs, agent_command, max_polls) };
+        let options = change(options(&logs, agent_command, 600));
         Self { system: System::start(&options).await.unwrap(), logs }
     }
 
@@ -137,7 +142,7 @@ pub struct Container {
 }
 
 impl Container {
-    pub fn start(journal: Journal, agent: impl Agent) -> Self {
+    pub fn start(journal: Journal, agent: impl agent_runtime::Agent) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (stop, stopped) = oneshot::channel();
@@ -197,10 +202,10 @@ pub fn execution(input: Value) -> Execution {
 }
 
 /// The two words of a failed execution.
-pub fn failure(outcome: Outcome) -> (String, String) {
+pub fn failure(outcome: ExecutionEnd) -> (String, String) {
     match outcome {
-        Outcome::Failed { error, cause } => (error, cause),
-        Outcome::Succeeded(output) => unreachable!("succeeded with {output}"),
+        ExecutionEnd::Failed { error, cause } => (error, cause),
+        ExecutionEnd::Succeeded(output) => unreachable!("succeeded with {output}"),
     }
 }
 
@@ -215,7 +220,7 @@ pub fn shape(events: &[Event]) -> Vec<Vec<String>> {
         let line = format!("{} {} {trace} {error} {result}", event.source, event.status);
         line.trim_end().to_owned()
     };
-    let run = |run: &workflow::history::Run| {
+    let run = |run: &operator::history::Run| {
         let mut lines: Vec<_> = run.entries.iter().map(|entry| line(entry.event)).collect();
         let floats = ["AGENT_INVOCATION_SUCCEEDED", "AGENT_INVOCATION_FAILED"];
         lines.sort_by_key(|line| floats.iter().any(|status| line.contains(status)));
@@ -241,6 +246,12 @@ pub fn check_history(name: &str, events: &[Event]) {
     let kept = std::fs::read_to_string(&file).unwrap();
     let kept: Vec<Event> = kept.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(shape(events), shape(&kept), "{name}");
+}
+
+/// The journal that an SDK configuration reaches.
+pub fn open(config: aws_sdk_dynamodb::config::Builder) -> Journal {
+    let settings = journal::Settings { table_name: TABLE_NAME.to_owned(), retention_days: None };
+    Journal::new(config, settings)
 }
 
 /// Puts an event as it stands, whatever it says.

@@ -1,0 +1,170 @@
+//! Any program, in any language, run once for each invocation.
+
+use std::collections::VecDeque;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use command_fds::{CommandFdExt, FdMapping};
+use journal::text::{tail, truncate};
+use journal::{SdkFault, SettingError};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
+
+use super::output::{STDERR_TAIL_BYTES, read_progress, read_stderr, read_stdout};
+use crate::{Agent, AgentError, Invocation};
+
+/// The file descriptor on which a command reports its progress.
+const PROGRESS_FD: i32 = 3;
+
+/// How long a command's own background processes may hold its output open after it has exited.
+const OUTPUT_GRACE: Duration = Duration::from_secs(1);
+
+/// How long to keep reading from processes that left the group.
+const LEFTOVER_GRACE: Duration = Duration::from_millis(250);
+
+/// Runs a command for each invocation.
+///
+/// - Input: the invocation's, as JSON on stdin. `SESSION_ID` and the rest of the invocation's
+///   environment are set on top of the container's own.
+/// - Result: stdout, as JSON if it parses, else as text.
+/// - Log: each line of stderr is a log line.
+/// - Progress: lines on file descriptor 3 (`PROGRESS_FD` has the number): `started PHASE`,
+///   `completed PHASE` or `failed PHASE`, and a text if there is one (see
+///   [`TaskContext`](crate::TaskContext)).
+/// - Failure: an exit code other than 0, or a signal. The message is the end of stderr. A line
+///   `error TYPE` on the descriptor gives the type.
+///
+/// The command leads a process group, which is killed when the command has exited or the task is
+/// aborted.
+#[derive(Debug, Clone)]
+pub struct CommandAgent {
+    program: String,
+    arguments: Vec<String>,
+}
+
+impl CommandAgent {
+    /// Reads `AGENT_COMMAND`, split into words as a shell splits them; no shell is started.
+    ///
+    /// # Errors
+    /// If it is missing, empty, or its quotes do not match.
+    pub fn from_env(env: impl Fn(&str) -> Option<String>) -> Result<Self, SettingError> {
+        const EXPECTED: &str =
+            "it must be the command to run for each invocation, with matching quotes";
+        journal::settings::required(env, "AGENT_COMMAND", EXPECTED, |command| {
+            let mut words = shell_words::split(command).ok()?.into_iter();
+            Some(Self { program: words.next()?, arguments: words.collect() })
+        })
+    }
+}
+
+impl Agent for CommandAgent {
+    async fn run(&self, invocation: Invocation) -> Result<Value, AgentError> {
+        let (sender, progress) = tokio::net::unix::pipe::pipe()?;
+        let sender = FdMapping { parent_fd: sender.into_blocking_fd()?, child_fd: PROGRESS_FD };
+        let mut command = Command::new(&self.program);
+        command
+            .args(&self.arguments)
+            // The container's own would put the agent into another trace.
+            .env_remove("TRACEPARENT")
+            .env_remove("TRACESTATE")
+            .env_remove("BAGGAGE")
+            .envs(&invocation.environment)
+            .env("PROGRESS_FD", PROGRESS_FD.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true)
+            .fd_mappings(vec![sender])
+            .map_err(|error| error.to_string())?;
+        let mut child =
+            command.spawn().map_err(|error| format!("cannot start {:?}: {error}", self.program))?;
+        // It holds our end of the pipe, which would keep the other open.
+        drop(command);
+        let group = ProcessGroup::of(&child);
+        let progress = read_progress(progress, invocation.context.clone()).in_current_span();
+        let progress = AbortOnDropHandle::new(tokio::spawn(progress));
+        let (stdin, stdout, stderr) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let output = async {
+            tokio::join!(feed(stdin, &invocation.input), read_stdout(stdout), read_stderr(stderr),)
+        };
+        tokio::pin!(output);
+        let mut read = None;
+        let status = loop {
+            tokio::select! {
+                done = &mut output, if read.is_none() => read = Some(done),
+                status = child.wait() => break status?,
+            }
+        };
+        if read.is_none() {
+            read = tokio::time::timeout(OUTPUT_GRACE, &mut output).await.ok();
+        }
+        // Kills what the command left behind, and so closes that end of the pipes.
+        drop(group);
+        let deadline = Instant::now() + LEFTOVER_GRACE;
+        if read.is_none() {
+            read = tokio::time::timeout_at(deadline, &mut output).await.ok();
+        }
+        let ((), stdout, stderr) =
+            read.ok_or("a process outside the command's process group holds its output open")?;
+        let progress = tokio::time::timeout_at(deadline, progress).await;
+        if status.success() {
+            let text = String::from_utf8_lossy(&stdout);
+            return Ok(serde_json::from_str(&text)
+                .unwrap_or_else(|_| Value::from(text.trim_end_matches('\n'))));
+        }
+        let AgentError { error_type, message } = failure(status, &stderr);
+        let said = progress.ok().and_then(Result::ok).flatten();
+        Err(AgentError::new(said.unwrap_or(error_type), message))
+    }
+}
+
+/// A command's process group; killed when dropped.
+struct ProcessGroup(Pid);
+
+impl ProcessGroup {
+    fn of(child: &Child) -> Option<Self> {
+        child.id().and_then(|id| i32::try_from(id).ok()).map(|id| Self(Pid::from_raw(id)))
+    }
+}
+
+impl Drop for ProcessGroup {
+    fn drop(&mut self) {
+        // An error means that no process of the group is left.
+        let _ = killpg(self.0, Signal::SIGKILL);
+    }
+}
+
+/// Writes the input and closes stdin. A command that does not read it may fail or not, as it likes.
+async fn feed(stdin: Option<ChildStdin>, input: &Value) {
+    if let Some(mut stdin) = stdin {
+        let _ = stdin.write_all(input.to_string().as_bytes()).await;
+        let _ = stdin.shutdown().await;
+    }
+}
+
+/// What a command's exit and its last words mean.
+fn failure(status: ExitStatus, stderr: &VecDeque<String>) -> AgentError {
+    let last = stderr.iter().rev().find(|line| !line.is_empty()).map_or("", String::as_str);
+    let error_type = match last {
+        line if line.starts_with("botocore.exceptions.NoCredentialsError") => {
+            SdkFault::CREDENTIALS_ERROR
+        }
+        line if line.starts_with("botocore.exceptions.ClientError") => SdkFault::CLIENT_ERROR,
+        _ => AgentError::GENERIC,
+    };
+    let words = Vec::from_iter(stderr.iter().map(String::as_str)).join("\n");
+    let words = truncate(tail(words.trim(), STDERR_TAIL_BYTES), STDERR_TAIL_BYTES);
+    let message = match words {
+        "" => format!("the command failed without a word on stderr ({status})"),
+        words => format!("{words} ({status})"),
+    };
+    AgentError::new(error_type, message)
+}

@@ -1,0 +1,79 @@
+//! What the head of a request says: whose it is, and what caused it.
+
+use std::time::SystemTime;
+
+use actix_web::http::header::{HeaderMap, HeaderValue};
+use journal::{SessionId, span_attributes};
+use opentelemetry::trace::{SpanKind, TraceContextExt, Tracer};
+use opentelemetry::{Context, KeyValue, global};
+use telemetry::TraceParent;
+use uuid::Uuid;
+
+use crate::request::{BadRequest, Request, is_id};
+
+/// The header in which AgentCore gives the session id.
+pub const SESSION_HEADER: &str = "X-Amzn-Bedrock-AgentCore-Runtime-Session-Id";
+/// The header in which AgentCore gives the request's id.
+pub const REQUEST_HEADER: &str = "X-Amzn-Bedrock-AgentCore-Runtime-Request-Id";
+
+pub(crate) struct Caller {
+    pub session_id: Option<SessionId>,
+    pub request_id: String,
+    traceparent: Option<TraceParent>,
+    pub baggage: Option<String>,
+    received: SystemTime,
+}
+
+impl Caller {
+    pub fn of(headers: &HeaderMap) -> Result<Self, BadRequest> {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        // A header that is not text cannot be an id either.
+        let id = |header: &HeaderValue| header.to_str().unwrap_or_default().parse::<SessionId>();
+        let request_id = text(REQUEST_HEADER).filter(|id| is_id(id)).map(str::to_owned);
+        let traceparent = text("traceparent").and_then(|text| text.parse::<TraceParent>().ok());
+        Ok(Self {
+            session_id: headers.get(SESSION_HEADER).map(id).transpose()?,
+            // A new one if AgentCore (or `curl`) gave none that can be journaled.
+            request_id: request_id.unwrap_or_else(|| Uuid::new_v4().to_string()),
+            traceparent: traceparent
+                .map(|parent| parent.with_state(text("tracestate").unwrap_or_default())),
+            baggage: text("baggage").map(str::to_owned),
+            received: SystemTime::now(),
+        })
+    }
+
+    /// The span that caused the request. The envelope names it, because AgentCore may not hand the
+    /// header on. A header of the same trace wins: it names a later span.
+    fn parent<'a>(&'a self, request: Option<&'a Request>) -> Option<&'a TraceParent> {
+        let header = self.traceparent.as_ref();
+        let Some(in_body) = request.and_then(|request| request.traceparent.as_ref()) else {
+            return header;
+        };
+        header.filter(|header| header.same_trace(in_body)).or(Some(in_body))
+    }
+
+    /// The context of the request's span:
+    /// <https://opentelemetry.io/docs/specs/semconv/http/http-spans/>.
+    pub fn trace(
+        &self,
+        request: Option<&Request>,
+        session_id: &SessionId,
+        invocation_id: &str,
+    ) -> Context {
+        let tracer = global::tracer("agent-runtime");
+        let parent = self.parent(request).map(TraceParent::context).unwrap_or_default();
+        let request = [
+            KeyValue::new("http.request.method", "POST"),
+            KeyValue::new("http.route", "/invocations"),
+            KeyValue::new("aws.request_id", self.request_id.clone()),
+        ];
+        let ids = span_attributes(session_id, invocation_id);
+        let span = tracer
+            .span_builder("POST /invocations")
+            .with_kind(SpanKind::Server)
+            .with_start_time(self.received)
+            .with_attributes(request.into_iter().chain(ids))
+            .start_with_context(&tracer, &parent);
+        parent.with_span(span)
+    }
+}

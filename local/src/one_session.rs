@@ -1,0 +1,96 @@
+//! One session, and what it left.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use journal::SessionId;
+use local::asl::{Execution, ExecutionEnd};
+use local::collector::Collector;
+use local::system::{self, Options, System};
+use operator::history::runs;
+use operator::{Printer, View, timeline};
+use serde_json::json;
+use testing::TABLE_NAME;
+use uuid::Uuid;
+
+use crate::cli::{SessionArgs, Stop, options};
+
+/// How often the journal is read while a session is shown.
+const WATCH_INTERVAL: Duration = Duration::from_millis(100);
+
+const TRY_NEXT: &str = "Try next:
+  cargo run -- /does/not/exist    a session that fails
+  cargo run -- --agent-command 'tr a-z A-Z'    an agent of your own
+  cargo run -- up    the system for curl, the AWS CLI and agent-journal";
+
+/// Runs one session, shows its journal and its trace.
+pub async fn one_session(args: SessionArgs) -> Result<ExitCode> {
+    let mut stop = Stop::new()?;
+    let collector = Collector::start(0)?;
+    let otlp = Some(collector.endpoint());
+    let system = System::start(&Options { otlp, ..options(args.agent)? }).await?;
+    let name = Uuid::new_v4().to_string();
+    let session_id: SessionId = name.parse()?;
+    let execution = Execution::new(&name, json!({ "prompt": args.prompt.join(" ") }));
+    let code = tokio::select! {
+        code = show(&system, &session_id, &execution) => code,
+        how = system.agent_ended() => {
+            eprintln!("\nThe agent-runtime ended: {how}. Its log is .local/{}.log", system::AGENT);
+            Ok(ExitCode::FAILURE)
+        }
+        () = stop.requested() => {
+            eprintln!("\nStopped. The journal in .local/journal.db says how far the session came.");
+            Ok(ExitCode::from(130))
+        }
+    };
+    // The processes send their last spans when they end.
+    system.stop().await;
+    let mut out = io::stdout();
+    for (trace_id, spans) in collector.traces() {
+        write!(out, "\n{}", local::trace::tree(&trace_id, &spans))?;
+    }
+    if code.is_ok() {
+        writeln!(out, "\n{TRY_NEXT}")?;
+    }
+    code
+}
+
+/// Runs an execution, and prints its events as they arrive and how it ended.
+async fn show(system: &System, session_id: &SessionId, execution: &Execution) -> Result<ExitCode> {
+    let mut out = io::stdout();
+    let endpoint = system.table.endpoint();
+    writeln!(out, "session  {session_id}")?;
+    writeln!(out, "table    {TABLE_NAME} at {endpoint}, kept in .local/journal.db\n")?;
+    let journal = system.journal();
+    let mut printer = Printer::new(View { all: true, ..View::default() });
+    let run = system.run(execution);
+    tokio::pin!(run);
+    let end = loop {
+        tokio::select! {
+            end = &mut run => break end,
+            () = tokio::time::sleep(WATCH_INTERVAL) => {}
+        }
+        printer.print(&runs(&journal.events(session_id).await?), &execution.id)?;
+    };
+    let events = journal.events(session_id).await?;
+    printer.print(&runs(&events), &execution.id)?;
+    match &end {
+        ExecutionEnd::Succeeded(result) => {
+            writeln!(out, "\nThe session completed. Result:")?;
+            for line in format!("{result:#}").lines() {
+                writeln!(out, "{}", timeline::escape(line))?;
+            }
+            if events.iter().any(|event| event.result_truncated) {
+                writeln!(out, "(cut: the journal keeps the first 64 KB)")?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        ExecutionEnd::Failed { error, cause } => {
+            let (error, cause) = (timeline::escape(error), timeline::escape(cause));
+            writeln!(out, "\nThe session failed. {error}: {cause}")?;
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}

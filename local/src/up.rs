@@ -1,0 +1,108 @@
+//! `up`: the system, kept up.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use local::collector::Collector;
+use local::step_functions::{STATE_MACHINE_ARN, StepFunctions};
+use local::system::{Options, System};
+use testing::{CREDENTIAL, REGION, TABLE_NAME};
+use uuid::Uuid;
+
+use crate::cli::{Stop, UpArgs, options};
+
+/// What another terminal reads to reach this system and not AWS.
+const ENVIRONMENT_FILE: &str = ".local/env";
+
+/// How long `up` is without a container after one has ended.
+const RESTART_DELAY: Duration = Duration::from_secs(1);
+
+/// Starts the system and keeps it up until a signal ends it.
+pub async fn up(args: UpArgs) -> Result<ExitCode> {
+    let mut stop = Stop::new()?;
+    let (otlp, traces_url) = match args.otlp {
+        Some(url) => (url, None),
+        None => {
+            let otlp = Collector::start(args.otlp_port)?.endpoint();
+            let traces_url = format!("{otlp}/traces");
+            (otlp, Some(traces_url))
+        }
+    };
+    let traces = match &traces_url {
+        Some(url) => format!("are at {url}/TRACE_ID"),
+        None => format!("go to {otlp}"),
+    };
+    let options = Options {
+        agent_port: args.port,
+        dynamodb_port: args.dynamodb_port,
+        max_poll_attempts: args.max_poll_attempts,
+        otlp: Some(otlp),
+        echo: true,
+        ..options(args.agent)?
+    };
+    let system = Arc::new(System::start(&options).await?);
+    let step_functions = StepFunctions::start(args.step_functions_port, Arc::clone(&system))?;
+    let (address, dynamodb) = (&system.agent_address, system.table.endpoint());
+    let workflow = step_functions.address;
+    write_environment(&dynamodb, &format!("http://{workflow}"), traces_url)?;
+    let session_id = Uuid::new_v4();
+    writeln!(
+        io::stdout(),
+        "The agent's entrypoint is http://{address}, DynamoDB is {dynamodb}, Step Functions is http://{workflow}.
+Traces {traces}.
+
+In another terminal, so that the commands below and the AWS CLI reach this system:
+  . {ENVIRONMENT_FILE}
+
+Start a session and watch it:
+  cargo run --bin agent-journal -- start --watch .
+
+Call the agent's entrypoint directly, and show what it journaled:
+  curl -s http://{address}/invocations -d '{{\"session_id\": \"{session_id}\", \"prompt\": \".\"}}'
+  cargo run --bin agent-journal -- events {session_id}
+
+Ctrl-C stops it."
+    )?;
+    let result = tokio::select! {
+        error = keep_agent(&system) => Err(error),
+        () = stop.requested() => Ok(ExitCode::SUCCESS),
+    };
+    step_functions.stop().await;
+    system.stop().await;
+    result
+}
+
+fn write_environment(dynamodb: &str, workflow: &str, traces_url: Option<String>) -> Result<()> {
+    let variables = [
+        ("AWS_ACCESS_KEY_ID", CREDENTIAL),
+        ("AWS_SECRET_ACCESS_KEY", CREDENTIAL),
+        ("AWS_REGION", REGION),
+        ("AWS_DEFAULT_REGION", REGION),
+        ("AWS_ENDPOINT_URL_DYNAMODB", dynamodb),
+        ("AWS_ENDPOINT_URL_SFN", workflow),
+        ("JOURNAL_TABLE_NAME", TABLE_NAME),
+        ("STATE_MACHINE_ARN", STATE_MACHINE_ARN),
+    ];
+    let traces_url = traces_url.as_deref().map(|url| ("TRACES_URL", url));
+    let lines = variables.into_iter().chain(traces_url);
+    let text: String = lines.map(|(name, value)| format!("export {name}={value}\n")).collect();
+    // What the terminal had for AWS would win over these.
+    let text = text + "unset AWS_PROFILE AWS_SESSION_TOKEN AWS_IGNORE_CONFIGURED_ENDPOINT_URLS\n";
+    std::fs::write(ENVIRONMENT_FILE, text)
+        .with_context(|| format!("cannot write {ENVIRONMENT_FILE}"))
+}
+
+/// Replaces an agent-runtime that has ended; resolves when that fails.
+async fn keep_agent(system: &System) -> anyhow::Error {
+    loop {
+        let how = system.agent_ended().await;
+        eprintln!("warning: the agent-runtime ended ({how}); starting another");
+        tokio::time::sleep(RESTART_DELAY).await;
+        if let Err(error) = system.replace_agent().await {
+            return error;
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! What the journal of a session tells a person.
+//!
+//! It reads events and decides nothing about a running session.
+//!
+//! - [`history`] finds runs, durations and contradictions in a session's events.
+//! - [`timeline`] shows events and how a run stands; [`Printer`] prints them as they come.
+//! - [`explain`] says what happened.
+//!
+//! The binary `agent-journal` is these for the terminal.
+
+mod explain;
+pub mod history;
+mod printer;
+pub mod timeline;
+
+pub use explain::explain;
+pub use printer::{Printer, View};

@@ -1,0 +1,93 @@
+//! `agent-journal`: starts sessions, shows their journal, and says what happened to them.
+//!
+//! Exit codes: 0 the session completed, 1 it failed, 2 the command was not understood or AWS could
+//! not be asked, 3 the session still runs, 4 its history contradicts the journal's rules.
+
+mod show;
+mod start;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use aws_config::{BehaviorVersion, SdkConfig};
+use clap::{Parser, Subcommand};
+use journal::{Journal, SessionId, Settings, display_chain};
+
+use show::EventsArgs;
+use start::StartArgs;
+
+/// Start sessions, show their journal, and say what happened to them
+///
+/// Region, credentials and endpoints are those of the AWS SDKs (AWS_PROFILE, AWS_REGION, …). The
+/// exit code is 0 if the session completed, 1 if it failed, 2 on a usage or access error, 3 if it
+/// still runs, 4 if its history is broken. To list sessions: aws stepfunctions list-executions
+#[derive(Parser)]
+#[command(name = "agent-journal", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// The journal's DynamoDB table
+    #[arg(long, global = true, env = "JOURNAL_TABLE_NAME", hide_env_values = true)]
+    table: Option<String>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a session and print its id
+    Start(StartArgs),
+    /// Show the journal of a session
+    Events(EventsArgs),
+    /// Say in plain words what happened to a session, and where it stopped
+    Explain {
+        /// The session's id
+        id: SessionId,
+        /// Where traces are shown: in front of a trace's id, such as http://127.0.0.1:4318/traces
+        #[arg(long, env = "TRACES_URL")]
+        traces_url: Option<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("no runtime")
+        .and_then(|runtime| runtime.block_on(run(cli)));
+    result.unwrap_or_else(|error| {
+        let unread = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        if unread == Some(io::ErrorKind::BrokenPipe) {
+            // Whoever reads the output may stop reading, as `head` does: as if SIGPIPE had ended it.
+            return ExitCode::from(141);
+        }
+        let _ = writeln!(io::stderr(), "error: {}", display_chain(error.as_ref()));
+        ExitCode::from(2)
+    })
+}
+
+async fn run(cli: Cli) -> Result<ExitCode> {
+    let config = aws_config::load_defaults(BehaviorVersion::latest()).await;
+    ensure!(
+        config.region().is_some(),
+        "no AWS region: set AWS_REGION, or a profile that has one; for the local system, run \
+         `. .local/env`, which `cargo run -- up` writes"
+    );
+    let journal = || journal(&config, cli.table.as_deref());
+    match cli.command {
+        Command::Start(args) => start::start(&config, journal, args).await,
+        Command::Events(args) => show::show(&journal()?, &args).await,
+        Command::Explain { id, traces_url } => {
+            show::explain_session(&journal()?, &id, traces_url).await
+        }
+    }
+}
+
+fn journal(config: &SdkConfig, table: Option<&str>) -> Result<Journal> {
+    let settings = Settings::from_env(|name| match name {
+        "JOURNAL_TABLE_NAME" => table.map(str::to_owned),
+        _ => None,
+    });
+    let settings = settings.context("which table holds the journal: give --table")?;
+    Ok(Journal::new(aws_sdk_dynamodb::config::Builder::from(config), settings))
+}

@@ -1,0 +1,90 @@
+use std::collections::HashSet;
+use std::io::{self, Write};
+use std::time::SystemTime;
+
+use crate::history::Run;
+use crate::timeline;
+
+/// What of a session is printed, and how.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct View {
+    /// One JSON object per event, with the table's attribute names.
+    pub json: bool,
+    /// Only events that report a failure.
+    pub failed: bool,
+    /// The events of all runs of the session, and not only of one.
+    pub all: bool,
+}
+
+/// Prints a session's events to stdout, each once. An event that arrives late is printed when it
+/// arrives.
+pub struct Printer {
+    view: View,
+    /// The sort keys of the events that were printed.
+    printed: HashSet<String>,
+    /// The run of the last line.
+    run: Option<String>,
+}
+
+impl Printer {
+    /// A printer that has printed nothing.
+    #[must_use]
+    pub fn new(view: View) -> Self {
+        Self { view, printed: HashSet::new(), run: None }
+    }
+
+    /// Prints the events that are new, of the run called `name` or of all.
+    ///
+    /// # Errors
+    /// If stdout cannot be written, for example because its reader has ended.
+    pub fn print(&mut self, runs: &[Run], name: &str) -> io::Result<()> {
+        let mut out = anstream::stdout().lock();
+        let wanted = (1..).zip(runs).filter(|(_, run)| self.view.all || run.invocation_id == name);
+        let mut entries: Vec<_> = wanted
+            .flat_map(|(number, run)| {
+                run.entries.iter().map(move |entry| (number, run.invocation_id, entry))
+            })
+            .collect();
+        entries.sort_by(|(_, _, a), (_, _, b)| a.event.sort_key.cmp(&b.event.sort_key));
+        for (number, run, entry) in entries {
+            let wanted = !self.view.failed || entry.event.status.is_failure();
+            if !wanted || !self.printed.insert(entry.event.sort_key.clone()) {
+                continue;
+            }
+            if self.view.json {
+                writeln!(out, "{}", timeline::json_line(entry.event)?)?;
+                continue;
+            }
+            let another = self.run.as_deref() != Some(run);
+            if another && (self.run.is_some() || (self.view.all && runs.len() > 1)) {
+                writeln!(out, "run {number}: {}", timeline::escape(run))?;
+            }
+            self.run = Some(run.to_owned());
+            writeln!(out, "{}", timeline::line(entry))?;
+        }
+        Ok(())
+    }
+
+    /// Prints how the run called `name` stands, or how all do. JSON has no summary.
+    ///
+    /// # Errors
+    /// As [`Printer::print`].
+    pub fn print_summary(&self, runs: &[Run], name: &str) -> io::Result<()> {
+        if self.view.json {
+            return Ok(());
+        }
+        let mut out = anstream::stdout().lock();
+        let now = SystemTime::now().into();
+        let mut first = self.printed.is_empty();
+        for (number, run) in (1..).zip(runs) {
+            if !self.view.all && run.invocation_id != name {
+                continue;
+            }
+            if !std::mem::take(&mut first) {
+                writeln!(out)?;
+            }
+            writeln!(out, "{}", timeline::summary(run, number, runs.len(), now))?;
+        }
+        Ok(())
+    }
+}

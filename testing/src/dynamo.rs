@@ -1,0 +1,213 @@
+//! A DynamoDB that fails on demand: an HTTP connector under the real AWS SDK. The embedded engine
+//! is behind it, so conditions are really evaluated.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a request that the SDK did not send must fail the test"
+)]
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use aws_sdk_dynamodb::config::{BehaviorVersion, Builder, Credentials, Region, SharedHttpClient};
+use aws_smithy_runtime_api::client::http::{
+    HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector, http_client_fn,
+};
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_types::body::SdkBody;
+use dynoxide::{Database, DynoxideError};
+use serde_json::{Value, json};
+
+use crate::table::{REGION, TABLE_NAME, create_table};
+
+/// What happens to one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It is served.
+    None,
+    /// It is refused with this exception (HTTP 400), not applied.
+    Refused(&'static str),
+    /// It is answered 500 and not applied.
+    ErrorBefore,
+    /// It is applied and answered 500.
+    ErrorAfter,
+    /// It is applied, and the connection breaks before the answer.
+    DropAfter,
+    /// It is applied only after this time, and never answered.
+    Late(Duration),
+    /// Nothing happens, and no answer comes.
+    Hang,
+    /// It is applied, and the answer's body is cut.
+    CutBody,
+    /// No connection can be made.
+    NoConnection,
+}
+
+/// Decides what happens to a request.
+type Plan = dyn FnMut(&Call) -> Fault + Send;
+
+/// The embedded engine behind a plan of faults.
+#[derive(Clone)]
+pub struct Dynamo {
+    /// The engine, without the faults.
+    pub database: Database,
+    plan: Arc<Mutex<Plan>>,
+    calls: Arc<Mutex<Vec<Call>>>,
+    applied: Arc<dyn Fn(&Value) + Send + Sync>,
+}
+
+/// One request.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// `PutItem` or `Query`.
+    pub operation: String,
+    /// As DynamoDB's JSON protocol has it.
+    pub body: Value,
+}
+
+impl Call {
+    /// The `Status` of the item that is put.
+    #[must_use]
+    pub fn status(&self) -> &str {
+        self.body["Item"]["Status"]["S"].as_str().unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Dynamo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Dynamo")
+    }
+}
+
+impl Dynamo {
+    /// An engine with the journal's table, in memory. `plan` is asked once for every request.
+    ///
+    /// # Panics
+    /// If the engine cannot be made.
+    pub fn new(plan: impl FnMut(&Call) -> Fault + Send + 'static) -> Self {
+        let database = Database::memory().unwrap();
+        create_table(&database, TABLE_NAME).unwrap();
+        Self::over(database, plan)
+    }
+
+    /// The same over an engine that is there already.
+    pub fn over(database: Database, plan: impl FnMut(&Call) -> Fault + Send + 'static) -> Self {
+        Self {
+            database,
+            plan: Arc::new(Mutex::new(plan)),
+            calls: Arc::default(),
+            applied: Arc::new(|_| {}),
+        }
+    }
+
+    /// One that meets these faults, one a request, and then none.
+    pub fn scripted(faults: impl IntoIterator<Item = Fault>) -> Self {
+        let mut faults = Vec::from_iter(faults).into_iter();
+        Self::new(move |_| faults.next().unwrap_or(Fault::None))
+    }
+
+    /// Tells every item that a put has written, even if the caller will not learn it.
+    #[must_use]
+    pub fn on_applied(self, applied: impl Fn(&Value) + Send + Sync + 'static) -> Self {
+        Self { applied: Arc::new(applied), ..self }
+    }
+
+    /// All requests so far.
+    ///
+    /// # Panics
+    /// If another thread has panicked in the plan.
+    #[must_use]
+    pub fn calls(&self) -> Vec<Call> {
+        self.calls.lock().unwrap().clone()
+    }
+
+    /// An SDK configuration that reaches it.
+    #[must_use]
+    pub fn config(&self) -> Builder {
+        let connector = SharedHttpConnector::new(self.clone());
+        let client: SharedHttpClient =
+            http_client_fn(move |_: &HttpConnectorSettings, _| connector.clone());
+        Builder::new()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new(REGION))
+            .credentials_provider(Credentials::for_tests())
+            .http_client(client)
+    }
+
+    fn apply(&self, call: &Call) -> HttpResponse {
+        fn answer<Q: serde::de::DeserializeOwned, A: serde::Serialize>(
+            body: &Value,
+            serve: impl FnOnce(Q) -> Result<A, DynoxideError>,
+        ) -> (u16, String) {
+            match serve(serde_json::from_value(body.clone()).unwrap()) {
+                Ok(answer) => (200, serde_json::to_string(&answer).unwrap()),
+                Err(error) => (error.status_code(), error.to_json()),
+            }
+        }
+        let (status, body) = match call.operation.as_str() {
+            "PutItem" => answer(&call.body, |request| self.database.put_item(request)),
+            "Query" => answer(&call.body, |request| self.database.query(request)),
+            other => unimplemented!("{other}"),
+        };
+        if call.operation == "PutItem" && status == 200 {
+            (self.applied)(&call.body["Item"]);
+        }
+        response(status, body)
+    }
+}
+
+fn response(status: u16, body: String) -> HttpResponse {
+    HttpResponse::new(status.try_into().unwrap(), SdkBody::from(body))
+}
+
+fn exception(status: u16, name: &str) -> HttpResponse {
+    response(status, json!({"__type": format!("x#{name}"), "message": "injected"}).to_string())
+}
+
+impl HttpConnector for Dynamo {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let target = request.headers().get("x-amz-target").unwrap();
+        let call = Call {
+            operation: target.rsplit('.').next().unwrap().to_owned(),
+            body: serde_json::from_slice(request.body().bytes().unwrap()).unwrap(),
+        };
+        let fault = (self.plan.lock().unwrap())(&call);
+        self.calls.lock().unwrap().push(call.clone());
+        let dynamo = self.clone();
+        HttpConnectorFuture::new(async move {
+            let broken = |kind: io::ErrorKind| ConnectorError::io(io::Error::from(kind).into());
+            match fault {
+                Fault::None => Ok(dynamo.apply(&call)),
+                Fault::Refused(name) => Ok(exception(400, name)),
+                Fault::ErrorBefore => Ok(exception(500, "InternalServerError")),
+                Fault::ErrorAfter => {
+                    dynamo.apply(&call);
+                    Ok(exception(500, "InternalServerError"))
+                }
+                Fault::DropAfter => {
+                    dynamo.apply(&call);
+                    Err(broken(io::ErrorKind::ConnectionReset))
+                }
+                Fault::Late(delay) => {
+                    // Goes on when the caller has given up, as a request on the wire does.
+                    tokio::spawn(async move {
+                        tokio::time::sleep(delay).await;
+                        dynamo.apply(&call);
+                    });
+                    std::future::pending().await
+                }
+                Fault::Hang => std::future::pending().await,
+                Fault::CutBody => {
+                    dynamo.apply(&call);
+                    Ok(response(200, "{\"Attrib".to_owned()))
+                }
+                Fault::NoConnection => Err(broken(io::ErrorKind::ConnectionRefused)),
+            }
+        })
+    }
+}

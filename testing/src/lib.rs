@@ -1,0 +1,16 @@
+//! A DynamoDB engine with the journal's table, for the tests of every crate and for `local`.
+//!
+//! - [`Table`] serves the engine over DynamoDB's protocol on a port of this machine.
+//! - [`Dynamo`] puts the same engine under the real AWS SDK as its HTTP connector, and injects
+//!   [`Fault`]s there.
+//! - [`Program`] is a container's program as a process, on such a table.
+//!
+//! It knows nothing of the journal, so that the journal's own tests can use it.
+
+mod dynamo;
+mod program;
+mod table;
+
+pub use dynamo::{Call, Dynamo, Fault};
+pub use program::Program;
+pub use table::{CREDENTIAL, REGION, TABLE_NAME, Table, create_table};
