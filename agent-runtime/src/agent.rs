@@ -20,8 +20,8 @@ use crate::TaskContext;
 pub trait Agent: Send + Sync + 'static {
     /// Does the work. `Ok` is the result that AGENT_BACKGROUND_TASK_COMPLETED carries.
     ///
-    /// The future is dropped when the container is told to stop, so whatever it owns has to clean
-    /// up when dropped.
+    /// The future is dropped when the container is told to stop, so what it owns has to clean up
+    /// when dropped.
     ///
     /// # Errors
     /// The error becomes AGENT_BACKGROUND_TASK_FAILED with its type and message.
@@ -112,20 +112,14 @@ impl From<&str> for AgentError {
     }
 }
 
-impl From<InvalidPhase> for AgentError {
-    fn from(error: InvalidPhase) -> Self {
-        Self::other(&error)
-    }
+macro_rules! from_error {
+    ($($error:ty),*) => {$(
+        impl From<$error> for AgentError {
+            fn from(error: $error) -> Self {
+                Self::other(&error)
+            }
+        }
+    )*};
 }
 
-impl From<std::io::Error> for AgentError {
-    fn from(error: std::io::Error) -> Self {
-        Self::other(&error)
-    }
-}
-
-impl From<serde_json::Error> for AgentError {
-    fn from(error: serde_json::Error) -> Self {
-        Self::other(&error)
-    }
-}
+from_error!(InvalidPhase, std::io::Error, serde_json::Error);

@@ -1,6 +1,6 @@
-//! The plain tokio task that guards an agent: whatever the agent does, it writes the one terminal
-//! event. It belongs to no actor, because actix drops an actor and all that it runs when a handler
-//! panics.
+//! The plain tokio task that guards an agent and writes its one terminal event, even if the agent
+//! panics or blocks. It belongs to no actor, because actix drops an actor and all that it runs when
+//! a handler panics.
 
 use std::time::Duration;
 

@@ -63,16 +63,21 @@ pub fn install() -> Result<Installed> {
         let cargo = ["install", OHA, "--locked", "--quiet", "--root"];
         run(Command::new("cargo").args(cargo).arg(folder.join("oha")))?;
     }
-    build(&root, &target, &["bare", "bootstrap", "container"])?;
+    build(&root, &target, &["bare", "container"])?;
     Ok(Installed { root, binaries: target.join("release"), python, oha })
 }
 
 /// Builds Rust contenders, as a user would, apart from what the bench itself depends on.
-pub fn build(root: &Path, target: &Path, binaries: &[&str]) -> Result<()> {
-    let mut cargo = Command::new("cargo");
-    cargo.args(["build", "--release", "--quiet", "-p", "contenders", "-p", "invoker"]);
-    cargo.args(binaries.iter().flat_map(|name| ["--bin", name]));
-    run(cargo.arg("--target-dir").arg(target).current_dir(root))
+pub fn build(root: &Path, target: &Path, contenders: &[&str]) -> Result<()> {
+    let cargo = |folder: &Path| {
+        let mut cargo = Command::new("cargo");
+        cargo.args(["build", "--release", "--quiet", "--target-dir"]).arg(target);
+        cargo.current_dir(folder);
+        cargo
+    };
+    run(cargo(root).args(["-p", "invoker", "--bin", "bootstrap"]))?;
+    let contenders = contenders.iter().flat_map(|name| ["--bin", name]);
+    run(cargo(&root.join("bench")).args(["-p", "contenders"]).args(contenders))
 }
 
 pub fn run(command: &mut Command) -> Result<()> {

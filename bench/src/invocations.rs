@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::Select;
-use local::table::{TABLE_NAME, Table};
+use testing::{TABLE_NAME, Table};
 use serde_json::Value;
 
 use crate::contender::{Contender, Load, Spec, bodies};
@@ -225,11 +225,11 @@ pub async fn latency(bench: &Bench) -> Result<Vec<Row>> {
     ])
 }
 
-/// What exporting traces and metrics adds to an invocation, the last export included.
+/// What exporting spans adds to an invocation, the last export included.
 pub async fn telemetry(bench: &Bench) -> Result<Vec<Row>> {
     const ROUNDS: usize = 7;
     const INVOCATIONS: usize = 2_000;
-    // OpenTelemetry's batches wait for 5 s; metrics go with every other.
+    // OpenTelemetry's batches wait for 5 s.
     const EXPORTED: Duration = Duration::from_secs(6);
     let endpoint = bench.stand_ins.endpoint();
     let export = |name, collector: &str| {

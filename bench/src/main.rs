@@ -1,5 +1,6 @@
 //! What the runtime costs beside what users would pick instead, as ratios measured in one run:
-//! `cargo run --release -p bench`, or with the names of some measures behind `--`.
+//! `cargo run --release --manifest-path bench/Cargo.toml`, or followed by `--` and the names of some
+//! measures.
 //!
 //! Needs Linux, Python 3 and Node.js; installs the contenders itself. Contenders take turns, so that
 //! the machine's moods hit all of them, and the medians count. It fails if an answer is not 200 or if
@@ -139,7 +140,7 @@ fn particulars(root: &Path) -> Result<String> {
 fn build(bench: &Bench) -> Result<Vec<Row>> {
     let target = bench.folder.path().join("build");
     let began = Instant::now();
-    install::build(&bench.installed.root, &target, &["bootstrap", "container"])?;
+    install::build(&bench.installed.root, &target, &["container"])?;
     let took = began.elapsed();
     let size = |name| -> Result<f64> {
         Ok(std::fs::metadata(bench.installed.binary(name))?.len() as f64 / MEBIBYTE)

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::AttributeValue;
-use journal::{Draft, SORT_KEY_PREFIX, SessionId, Source, Status};
-use local::table::{TABLE_NAME, Table};
+use journal::{Draft, Journal, SORT_KEY_PREFIX, SessionId, Settings, Source, Status};
+use testing::{TABLE_NAME, Table};
 use uuid::Uuid;
 
 use crate::table::{Row, Target, median, milliseconds};
@@ -17,7 +17,9 @@ const WITHIN: Duration = Duration::from_secs(10);
 
 pub async fn measure() -> Result<Vec<Row>> {
     let table = Table::open(None, 0).await?;
-    let (journal, client) = (table.journal(), Client::from_conf(table.client_config().build()));
+    let settings = Settings { table_name: TABLE_NAME.to_owned(), retention_days: None };
+    let journal = Journal::new(table.client_config(), settings);
+    let client = Client::from_conf(table.client_config().build());
     let session: SessionId = Uuid::new_v4().to_string().parse()?;
     let writer = journal.session(session.clone(), "bench", Source::Agent);
     for _ in 0..EVENTS {

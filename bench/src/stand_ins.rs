@@ -80,7 +80,6 @@ impl StandIns {
                 .route("/2018-06-01/runtime/invocation/{id}/response", web::post().to(response))
                 .route("/2018-06-01/runtime/invocation/{id}/error", web::post().to(failed))
                 .route("/v1/traces", web::post().to(take))
-                .route("/v1/metrics", web::post().to(HttpResponse::Ok))
         })
         .workers(1)
         .backlog(16_384)

@@ -25,7 +25,7 @@ const STARTED_DEADLINE: Duration = Duration::from_secs(10);
 /// What the call leaves of the function's time for the event that says how it went.
 const RESERVE: Duration = Duration::from_secs(5);
 
-/// How long that event is tried: the function has to answer within its time, too.
+/// How long that event is tried: the function has to answer in time.
 const OUTCOME_DEADLINE: Duration = Duration::from_secs(4);
 
 /// What the workflow asks for.
@@ -37,8 +37,7 @@ pub struct Request {
     pub invocation_id: String,
     /// The timestamp of SESSION_INITIATED.
     pub after: Option<Timestamp>,
-    /// The W3C `traceparent` of which the session is a part. Without a valid one, the invocation's
-    /// X-Ray header counts.
+    /// The session's W3C `traceparent`. Without a valid one, the invocation's X-Ray header counts.
     pub traceparent: Option<String>,
     /// What the agent gets.
     pub input: Value,
@@ -59,7 +58,7 @@ pub struct Response {
 /// state machine ends the session.
 #[derive(Debug, Error)]
 pub enum HandlerError {
-    /// The request is not one: mend the caller.
+    /// The request is invalid: correct the caller.
     #[error("invalid request: {0}")]
     InvalidRequest(serde_json::Error),
     /// AGENT_INVOCATION_STARTED is not certainly in the journal.

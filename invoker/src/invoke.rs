@@ -28,11 +28,11 @@ pub(crate) const OUTCOME_UNKNOWN: &str = "OutcomeUnknown";
 pub(crate) struct Answer {
     /// HTTP status of the container.
     pub status_code: i32,
-    /// The last event that the container knew of, if it is one of ours.
+    /// The last event that the container knew of, if it is an agent-runtime.
     pub after: Option<Timestamp>,
 }
 
-/// Why there is none.
+/// Why there is no answer.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// The agent was not started.

@@ -31,7 +31,7 @@ const MAX_TERMINAL_BACKOFF: Duration = Duration::from_secs(30);
 const FIRST_STEP_MICROS: i64 = 1;
 const MAX_STEP_MICROS: i64 = 1_000_000;
 
-/// How long an append goes on.
+/// How long an append is tried.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Patience {
     pub deadline: Instant,
@@ -65,7 +65,10 @@ pub(crate) async fn append(
             Put::Written => return Ok(time),
             Put::Conflict(Some(id)) if id == event.event_id => return Ok(time),
             Put::Conflict(None) if ambiguous => {
-                let fault = SdkFault::ambiguous("an item of unknown origin has the event's key");
+                let fault = SdkFault::of(
+                    FaultKind::Ambiguous,
+                    "an item of unknown origin has the event's key",
+                );
                 return Err(journal.append_error(event, AppendErrorKind::Unknown, fault));
             }
             Put::Conflict(_) => {
@@ -81,7 +84,10 @@ pub(crate) async fn append(
                 if Instant::now() < patience.deadline {
                     continue;
                 }
-                SdkFault::not_sent("every key that was tried belongs to another event")
+                SdkFault::of(
+                    FaultKind::NotConnected,
+                    "every key that was tried belongs to another event",
+                )
             }
             Put::Fault(fault) => {
                 ambiguous |= fault.kind == FaultKind::Ambiguous;
@@ -112,7 +118,10 @@ pub(crate) async fn append(
 async fn put(journal: &Journal, item: HashMap<String, AttributeValue>, deadline: Instant) -> Put {
     // Held until there is an answer.
     let Ok(_turn) = tokio::time::timeout_at(deadline, journal.turns.acquire()).await else {
-        return Put::Fault(SdkFault::not_sent("it waited for other writes until the deadline"));
+        return Put::Fault(SdkFault::of(
+            FaultKind::NotConnected,
+            "it waited for other writes until the deadline",
+        ));
     };
     let request = journal
         .client
@@ -126,7 +135,9 @@ async fn put(journal: &Journal, item: HashMap<String, AttributeValue>, deadline:
     let error = match tokio::time::timeout_at(deadline, Box::pin(request)).await {
         Ok(Ok(_)) => return Put::Written,
         Ok(Err(error)) => error,
-        Err(_) => return Put::Fault(SdkFault::ambiguous("no answer before the deadline")),
+        Err(_) => {
+            return Put::Fault(SdkFault::of(FaultKind::Ambiguous, "no answer before the deadline"));
+        }
     };
     let Some(PutItemError::ConditionalCheckFailedException(conflict)) = error.as_service_error()
     else {

@@ -21,7 +21,7 @@ pub struct AppendError {
 /// What the caller of a failed append knows of the event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AppendErrorKind {
-    /// DynamoDB refused it: it is not in the table. Mend the cause; a retry cannot help.
+    /// DynamoDB refused it: it is not in the table. Correct the cause; a retry cannot help.
     Refused,
     /// The deadline passed and every attempt certainly failed: it is not in the table. Try again
     /// later.

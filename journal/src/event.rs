@@ -35,7 +35,7 @@ impl Source {
     }
 }
 
-/// What a writer wants to say; the time and the ids are added when it is appended.
+/// An event that a writer will append. It gets its time and its ids then.
 #[derive(Debug, Clone)]
 pub struct Draft {
     pub(crate) status: Status,
@@ -194,7 +194,7 @@ impl Event {
         item
     }
 
-    /// Reads an item; whatever it holds, the event keeps all of it.
+    /// Reads an item. The event keeps everything that the item holds.
     pub(crate) fn from_item(mut item: HashMap<String, AttributeValue>) -> Self {
         let sort_key = take_text(&mut item, "SK").unwrap_or_default();
         let timestamp = take_text(&mut item, "Timestamp")

@@ -111,12 +111,8 @@ impl SdkFault {
         Self { kind, text }
     }
 
-    pub(crate) fn not_sent(text: &str) -> Self {
-        Self { kind: FaultKind::NotConnected, text: text.to_owned() }
-    }
-
-    pub(crate) fn ambiguous(text: &str) -> Self {
-        Self { kind: FaultKind::Ambiguous, text: text.to_owned() }
+    pub(crate) fn of(kind: FaultKind, text: &str) -> Self {
+        Self { kind, text: text.to_owned() }
     }
 }
 

@@ -8,12 +8,12 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::append::{Patience, append};
-use crate::fault::SdkFault;
+use crate::fault::{FaultKind, SdkFault};
 use crate::spans::AppendSpan;
 use crate::text::{MAX_ID_BYTES, truncate};
 use crate::{AppendError, AppendErrorKind, Draft, Event, Journal, SessionId, Source, Timestamp};
 
-/// How long the append of a terminal event goes on, whatever the error.
+/// How long a terminal event is tried, even if DynamoDB refuses it.
 pub const TERMINAL_DEADLINE: Duration = Duration::from_secs(15 * 60);
 
 /// A timestamp this far ahead of the own clock is an error of its writer, not a clock skew.
@@ -122,7 +122,7 @@ impl SessionJournal {
             biased;
             written = append(&self.journal, &mut event, time, later, patience, &mut span) => written,
             () = give_up => {
-                let fault = SdkFault::ambiguous("the process has to end");
+                let fault = SdkFault::of(FaultKind::Ambiguous, "the process has to end");
                 Err(self.journal.append_error(&event, AppendErrorKind::Unknown, fault))
             }
         };

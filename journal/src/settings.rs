@@ -7,12 +7,12 @@ use thiserror::Error;
 pub struct Settings {
     /// Name of the DynamoDB table.
     pub table_name: String,
-    /// Days after which an event may expire (the table's TTL attribute `ExpiresAt`); `None` keeps
-    /// events for ever.
+    /// Days after which an event may expire (the table's TTL attribute `ExpiresAt`). `None` keeps
+    /// events.
     pub retention_days: Option<u32>,
 }
 
-/// A setting is missing or malformed: correct the environment and start again.
+/// A setting is missing or invalid: correct the environment and start again.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SettingError {
     /// The variable is required and is not set, or is empty.
@@ -23,7 +23,7 @@ pub enum SettingError {
         /// What it must hold.
         expected: &'static str,
     },
-    /// The variable holds something else than what is expected.
+    /// The variable holds an invalid value.
     #[error("{name}={value:?} is not valid: {expected}")]
     Malformed {
         /// The environment variable.

@@ -72,7 +72,7 @@ async fn a_page_that_fails_once_is_read_again() {
             let fails = call.operation == "Query" && std::mem::take(&mut first);
             if fails { fault } else { Fault::None }
         });
-        let writer = open(dynamo).session(session_id(), "run-1", Source::Agent);
+        let writer = open(&dynamo).session(session_id(), "run-1", Source::Agent);
         writer.append(Draft::new(Status::SessionInitiated), None, DEADLINE).await.unwrap();
         assert_eq!(open(&dynamo).events(&session_id()).await.unwrap().len(), 1, "{fault:?}");
     }

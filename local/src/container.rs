@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 
-use crate::process::{Process, Spec};
+use testing::{Process, Spec};
 
 /// The agent-runtime's process, which can be replaced by another at the same address.
 pub(crate) struct Container {

@@ -1,4 +1,4 @@
-//! The invoker behind the Lambda Runtime API.
+//! The Lambda Runtime API, and the invoker as its function.
 
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::asl::ServiceError;
-use crate::process::{Process, Spec};
+use testing::{Process, Spec};
 
 /// The function's timeout.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -41,7 +41,7 @@ impl Environment {
             .build()
             .await?;
         let mut spec = spec.clone();
-        // The simulator would replace the search paths, too.
+        // The simulator would replace the search paths.
         let own = ["PATH", "LD_LIBRARY_PATH", "LANG", "TZ"];
         let variables = simulator.lambda_env_vars().into_iter();
         spec.environment.extend(variables.filter(|(name, _)| !own.contains(&name.as_str())));

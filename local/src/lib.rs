@@ -3,7 +3,7 @@
 //! The real state machine, invoker, agent-runtime and journal, on engines that stand in for AWS:
 //! `testing` for DynamoDB, [`asl`] and [`step_functions`] for Step Functions, [`lambda`] for the
 //! Lambda Runtime API, [`front_door`] for AgentCore, [`collector`] (and [`trace`]) for whatever
-//! shows traces. [`system`] puts them together, [`process`] keeps the children.
+//! shows traces. [`system`] puts them together.
 //!
 //! It is for developing and for tests: it checks no IAM permission, knows no account, and forgets
 //! nothing by itself.
@@ -13,7 +13,6 @@ pub mod collector;
 mod container;
 pub mod front_door;
 pub mod lambda;
-pub mod process;
 mod services;
 pub mod step_functions;
 pub mod system;

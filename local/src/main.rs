@@ -4,10 +4,12 @@ mod cli;
 mod one_session;
 mod up;
 
+use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
 use clap::Parser;
-use local::process::{become_program, end_with_parent};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
 
 use crate::cli::{Cli, Command};
 
@@ -20,7 +22,8 @@ fn main() -> ExitCode {
         }
         Some(Command::AgentProgramProcess { program }) => {
             end_with_parent();
-            let error = become_program(&program);
+            // Returns only if it cannot.
+            let error = std::process::Command::new(&program).exec();
             eprintln!("cannot start {}: {error}", program.display());
             ExitCode::FAILURE
         }
@@ -31,4 +34,10 @@ fn main() -> ExitCode {
         Some(Command::Up(args)) => cli::run(up::up(args)),
         None => cli::run(one_session::one_session(cli.session)),
     }
+}
+
+/// Has the kernel end this process, or the program that it becomes, when its parent dies.
+fn end_with_parent() {
+    // Only an invalid signal is an error.
+    let _ = set_pdeathsig(Signal::SIGTERM);
 }

@@ -12,7 +12,7 @@ use crate::asl::{Execution, ExecutionEnd, Services, StateMachine};
 use crate::container::Container;
 use crate::front_door;
 use crate::lambda::Lambda;
-use crate::process::Spec;
+use testing::Spec;
 
 /// The hidden subcommand under which this executable is the agent-runtime.
 pub const AGENT: &str = "agent-runtime-process";
@@ -48,7 +48,7 @@ pub struct Options {
     pub agent: Agent,
     /// Polls after which the workflow gives a session up.
     pub max_poll_attempts: u32,
-    /// Days until an event may expire; `None` keeps events for ever.
+    /// Days until an event may expire; `None` keeps events.
     pub retention_days: Option<u32>,
     /// The collector to which the children send spans (`OTEL_EXPORTER_OTLP_ENDPOINT`);
     /// `None` leaves it to the environment.

@@ -53,8 +53,11 @@ async fn an_example_without_a_prompt_fails_in_its_own_words() {
         let phase = events.iter().find(|event| event.status.as_str() == "TASK_COUNT_FAILED");
         assert_eq!(phase.unwrap().error_message.as_deref(), Some("there is no prompt"));
         let explained = explain(&runs(&events), Utc::now().into());
-        let last = explained.lines().find(|line| line.contains("last word")).unwrap();
-        assert!(last.starts_with("The agent's last word: TASK_COUNT_FAILED at "), "{explained}");
+        let last = explained.lines().find(|line| line.contains("last progress")).unwrap();
+        assert!(
+            last.starts_with("The agent's last progress: TASK_COUNT_FAILED at "),
+            "{explained}"
+        );
         assert!(last.ends_with(" s there is no prompt"), "{explained}");
         stack.system.stop().await;
     }

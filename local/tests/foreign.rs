@@ -19,7 +19,6 @@ use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_sfn::types::ExecutionStatus;
 use journal::{Event, Journal, Settings};
 use local::front_door;
-use local::process::{Process, Spec};
 use local::system::AGENT;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -27,6 +26,7 @@ use serde_json::{Value, json};
 use support::{LOCAL, check_history, sibling};
 use tempfile::TempDir;
 use testing::{CREDENTIAL, REGION};
+use testing::{Process, Spec};
 use workflow::Definition;
 use zip::write::SimpleFileOptions;
 

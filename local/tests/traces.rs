@@ -258,7 +258,7 @@ async fn one_task(environment: &[(&str, &str)]) -> (Event, String) {
     let table = Table::open(None, 0).await.unwrap();
     let command = ("AGENT_COMMAND", "sh -c 'cat >/dev/null; echo \"$TRACEPARENT\"'");
     let environment = [&[command], environment].concat();
-    let mut program = Program::start(&sibling("agent-runtime"), &table, &environment).await;
+    let program = Program::start(&sibling("agent-runtime"), &table, &environment).await;
     let id = uuid::Uuid::new_v4().to_string();
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let body = json!({"session_id": id}).to_string();

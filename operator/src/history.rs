@@ -1,9 +1,11 @@
-//! What the order of a session's events tells: its runs, how long each step took, what never
-//! ended, and what contradicts the journal's rules.
+//! A session's runs: how long each step took, what has no end, and what contradicts the journal's
+//! rules.
 
 use std::collections::HashMap;
 
 use journal::{Ending, Event, SORT_KEY_PREFIX, Status, Timestamp, ending};
+
+use crate::timeline::escape;
 
 /// Steps whose end cannot be journaled before their start.
 const STEPS: [&str; 4] = ["SESSION", "AGENT_INVOCATION", "AGENT_ENTRYPOINT", TASK];
@@ -18,9 +20,9 @@ pub struct Run<'a> {
     pub entries: Vec<Entry<'a>>,
     /// How it ended.
     pub ending: Ending<'a>,
-    /// Events that started something that nothing ended, in the journal's order.
+    /// Events that started a step which has no end, in the journal's order.
     pub open: Vec<&'a Event>,
-    /// What no sound journal holds, in words. A journal that has lost nothing gives none.
+    /// Contradictions to the journal's rules, in words that are safe to print.
     pub defects: Vec<String>,
 }
 
@@ -55,22 +57,18 @@ pub fn runs(events: &[Event]) -> Vec<Run<'_>> {
     grouped.into_iter().map(|(id, run)| Run::new(id, &run, ending(events, id))).collect()
 }
 
-/// The run that a person asks for by the session's id: the newest that came to anything. A request
-/// that the container refused before it knew whose run it is has one of its own.
+/// The run that a person asks for by the session's id: the newest. A request that the container
+/// refused unread is a run of its own, and does not count if there is another.
 #[must_use]
 pub fn newest<'r, 'a>(runs: &'r [Run<'a>]) -> Option<&'r Run<'a>> {
     let unread = |event: &Event| {
         event.status == Status::AgentEntrypointFailed
-            && ["InvalidRequest", "PayloadTooLarge"]
-                .map(Some)
-                .contains(&event.error_type.as_deref())
+            && matches!(event.error_type.as_deref(), Some("InvalidRequest" | "PayloadTooLarge"))
     };
     let refused = |run: &&Run| {
+        let mut events = run.entries.iter().map(|entry| entry.event);
         run.entries.iter().any(|entry| unread(entry.event))
-            && run
-                .entries
-                .iter()
-                .all(|entry| entry.event.status.as_str().starts_with("AGENT_ENTRYPOINT_"))
+            && events.all(|event| event.status.as_str().starts_with("AGENT_ENTRYPOINT_"))
     };
     runs.iter().rfind(|run| !refused(run)).or(runs.last())
 }
@@ -88,18 +86,19 @@ impl<'a> Run<'a> {
         let mut started: HashMap<&str, Vec<&Event>> = HashMap::new();
         let mut task_ended = false;
         for &event in events {
+            let status = escape(event.status.as_str());
             let mut duration = None;
             match step(&event.status) {
-                Some((name, Edge::Start)) => started.entry(name).or_default().push(event),
-                Some((name, Edge::End)) => {
+                Some((name, false)) => started.entry(name).or_default().push(event),
+                Some((name, true)) => {
                     match started.get_mut(name).and_then(Vec::pop) {
                         Some(start) => duration = since(event, time(start)),
-                        None if name == TASK && task_ended => run
-                            .defects
-                            .push(format!("{} is the second end of one task", event.status)),
+                        None if name == TASK && task_ended => {
+                            run.defects.push(format!("{status} is the second end of one task"))
+                        }
                         None if STEPS.contains(&name) => run
                             .defects
-                            .push(format!("{} ends what no event has started", event.status)),
+                            .push(format!("{status} ends a step that no event has started")),
                         None => {}
                     }
                     task_ended |= name == TASK;
@@ -107,15 +106,14 @@ impl<'a> Run<'a> {
                 None => {}
             }
             if event.sort_key.strip_prefix(SORT_KEY_PREFIX) != Some(event.timestamp.as_str()) {
-                run.defects.push(format!(
-                    "{} has the sort key {} and the timestamp {}",
-                    event.status, event.sort_key, event.timestamp
-                ));
+                let (key, time) = (escape(&event.sort_key), escape(&event.timestamp));
+                run.defects
+                    .push(format!("{status} has the sort key {key} and the timestamp {time}"));
             }
             run.entries.push(Entry { event, offset: since(event, start), duration });
         }
         if events.iter().any(|event| event.status == Status::AgentBackgroundTaskStarted) {
-            // What the entrypoint starts is the task; the same request delivered twice, nothing.
+            // The entrypoint's end is the task's start.
             started.remove("AGENT_ENTRYPOINT");
         }
         run.open = started.into_values().flatten().collect();
@@ -129,6 +127,12 @@ impl<'a> Run<'a> {
         self.entries.iter().rfind(|entry| entry.event.status == *status).copied()
     }
 
+    /// Whether it has an event with this status.
+    #[must_use]
+    pub fn has(&self, status: &Status) -> bool {
+        self.find(status).is_some()
+    }
+
     /// Whether the state machine started it. Such a run may end with SESSION_FAILED.
     #[must_use]
     pub fn is_workflows(&self) -> bool {
@@ -137,23 +141,23 @@ impl<'a> Run<'a> {
 
     /// The event that says why the run failed, if it did: the one nearest to the cause.
     ///
-    /// SESSION_FAILED repeats an earlier failure as a rule; then this is the earlier one, and of
-    /// several the one deepest in the system.
+    /// As a rule, SESSION_FAILED repeats an earlier failure. Then this is the earlier one, and of
+    /// several the deepest in the system.
     #[must_use]
     pub fn failure(&self) -> Option<&'a Event> {
         let Ending::Failed(last) = self.ending else { return None };
-        // What came later is no cause, and a request refused beside a started task is none either.
+        // A later event is no cause, and neither is a request that was refused beside a started task.
         let find = |status: &Status| {
             let event = self.find(status).map(|entry| entry.event);
             event.filter(|event| event.sort_key <= last.sort_key)
         };
-        let started = find(&Status::AgentBackgroundTaskStarted).is_some();
+        let started = self.has(&Status::AgentBackgroundTaskStarted);
         let causes = [
             find(&Status::AgentBackgroundTaskFailed),
             find(&Status::AgentEntrypointFailed).filter(|_| !started),
             find(&Status::AgentInvocationFailed),
         ];
-        // A failure of the workflow itself, such as polls that are spent, repeats none of them.
+        // A failure of the workflow itself, such as spent polls, repeats none of them.
         let repeated = causes.iter().flatten().any(|cause| cause.error_type == last.error_type);
         causes.into_iter().flatten().next().filter(|_| repeated).or(Some(last))
     }
@@ -176,19 +180,15 @@ impl<'a> Run<'a> {
     }
 }
 
-enum Edge {
-    Start,
-    End,
-}
-
-/// The step that a status starts or ends; by its name alone, so that it holds for unknown ones.
-fn step(status: &Status) -> Option<(&str, Edge)> {
+/// The step that a status is about, by its name alone so that unknown ones count too, and whether
+/// the status ends it.
+fn step(status: &Status) -> Option<(&str, bool)> {
     let status = status.as_str();
     let strip = |suffixes: &[&str]| suffixes.iter().find_map(|suffix| status.strip_suffix(suffix));
     if let Some(name) = strip(&["_STARTED", "_INITIATED"]) {
-        return Some((name, Edge::Start));
+        return Some((name, false));
     }
-    strip(&["_SUCCEEDED", "_COMPLETED", "_FAILED"]).map(|name| (name, Edge::End))
+    strip(&["_SUCCEEDED", "_COMPLETED", "_FAILED"]).map(|name| (name, true))
 }
 
 fn time(event: &Event) -> Option<Timestamp> {

@@ -2,17 +2,22 @@ use std::collections::HashSet;
 use std::io::{self, Write};
 use std::time::SystemTime;
 
+use clap::Args;
+
 use crate::history::Run;
 use crate::timeline;
 
 /// What of a session is printed, and how.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Args)]
 pub struct View {
-    /// One JSON object per event, with the table's attribute names.
+    /// One JSON object per event, with the table's attribute names
+    #[arg(long)]
     pub json: bool,
-    /// Only events that report a failure.
+    /// Only events that report a failure
+    #[arg(long)]
     pub failed: bool,
-    /// The events of all runs of the session, and not only of one.
+    /// The events of all runs of the session; without it, those of the newest
+    #[arg(long)]
     pub all: bool,
 }
 
@@ -39,12 +44,12 @@ impl Printer {
     /// If stdout cannot be written, for example because its reader has ended.
     pub fn print(&mut self, runs: &[Run], name: &str) -> io::Result<()> {
         let mut out = anstream::stdout().lock();
-        let wanted = (1..).zip(runs).filter(|(_, run)| self.view.all || run.invocation_id == name);
-        let mut entries: Vec<_> = wanted
-            .flat_map(|(number, run)| {
-                run.entries.iter().map(move |entry| (number, run.invocation_id, entry))
-            })
-            .collect();
+        let mut entries = Vec::new();
+        for (number, run) in (1..).zip(runs) {
+            if self.view.all || run.invocation_id == name {
+                entries.extend(run.entries.iter().map(|entry| (number, run.invocation_id, entry)));
+            }
+        }
         entries.sort_by(|(_, _, a), (_, _, b)| a.event.sort_key.cmp(&b.event.sort_key));
         for (number, run, entry) in entries {
             let wanted = !self.view.failed || entry.event.status.is_failure();

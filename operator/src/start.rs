@@ -10,7 +10,7 @@ use operator::{Printer, View};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use crate::show::{Elsewhere, follow};
+use crate::follow::{Elsewhere, follow};
 
 #[derive(Args)]
 pub struct StartArgs {

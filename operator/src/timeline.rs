@@ -1,5 +1,5 @@
-//! A session's events as a person reads them. The lines have colours: print them with `anstream`,
-//! which takes them away where they do not belong.
+//! A session's events for a person. The lines have colours: print them with `anstream`, which
+//! removes them where they do not belong.
 
 use anstyle::{AnsiColor, Style};
 use journal::text::truncate;
@@ -14,8 +14,8 @@ const DIM: Style = Style::new().dimmed();
 const GREEN: Style = AnsiColor::Green.on_default();
 const RED: Style = AnsiColor::Red.on_default();
 
-/// One event: offset from the start of its run and time of day (UTC), source, status, how long the
-/// step took that it ends, and what it says: on a failure its type and message.
+/// One event: offset from the start of its run, time of day (UTC), source, status, duration of the
+/// step that it ends, and its text; on a failure type and message.
 #[must_use]
 pub fn line(entry: &Entry) -> String {
     let event = entry.event;
@@ -43,8 +43,8 @@ pub fn line(entry: &Entry) -> String {
     line
 }
 
-/// How a run stands, failure first: its type, text and trace, what never ended, and what is broken.
-/// `number` of `count` tells which run of the session it is.
+/// How a run stands: its result or failure, what has no end, what is broken, its trace. It is run
+/// `number` of `count`.
 #[must_use]
 pub fn summary(run: &Run, number: usize, count: usize, now: Timestamp) -> String {
     let total = run.entries.last().and_then(|entry| entry.offset).map(duration).unwrap_or_default();
@@ -63,12 +63,12 @@ pub fn summary(run: &Run, number: usize, count: usize, now: Timestamp) -> String
         }
     }];
     if !matches!(run.ending, Ending::Completed(_)) {
-        // A session is open as long as anything in it, and after its agent's failure for a while.
+        // A session is open while a step in it is, and for a while after its agent's failure.
         let told = |open: &&&Event| {
             let session = open.status == Status::SessionInitiated;
             !session || (run.open.len() == 1 && run.ending == Ending::Running)
         };
-        // After the end, time does not pass for it any more.
+        // Once the run has ended, its own end is the reference and not the present.
         let ended = match run.ending {
             Ending::Failed(last) => last.timestamp.parse().ok(),
             _ => None,
@@ -88,9 +88,7 @@ pub fn summary(run: &Run, number: usize, count: usize, now: Timestamp) -> String
             format!("result     {}{cut}", escape(&shortened(result)))
         }));
     }
-    lines.extend(
-        run.defects.iter().map(|defect| format!("{RED}broken{RED:#}     {}", escape(defect))),
-    );
+    lines.extend(run.defects.iter().map(|defect| format!("{RED}broken{RED:#}     {defect}")));
     lines.extend(run.trace_id().map(|trace| format!("trace      {}", escape(trace))));
     let which = if count > 1 { format!(" ({number} of {count})") } else { String::new() };
     lines.push(format!("run        {}{which}", escape(run.invocation_id)));
@@ -119,7 +117,7 @@ pub(crate) fn ago(event: &Event, now: Timestamp) -> String {
     }
 }
 
-/// Microseconds in the unit that a person would choose.
+/// Microseconds as text, in a unit that fits.
 pub(crate) fn duration(micros: i64) -> String {
     let whole = micros / 1_000_000;
     match whole {
@@ -134,7 +132,7 @@ fn seconds(micros: i64) -> f64 {
     micros as f64 / 1e6
 }
 
-/// Characters that turn the order of the text around them, or break its lines.
+/// Characters that change the direction of the text around them, or break its lines.
 const BIDIRECTIONAL: [char; 14] = [
     '\u{061c}', '\u{2028}', '\u{2029}', '\u{200e}', '\u{200f}', '\u{202a}', '\u{202b}', '\u{202c}',
     '\u{202d}', '\u{202e}', '\u{2066}', '\u{2067}', '\u{2068}', '\u{2069}',

@@ -43,7 +43,7 @@ fn rendered(events: &[Event]) -> String {
 
 /// What is said of each history, and the exit code: enough to know what failed, and where.
 const EXPLAINED: [(&str, u8, &[&str]); 16] = [
-    ("completed", 0, &["The session completed: the agent worked for"]),
+    ("completed", 0, &["The session completed. The agent worked for"]),
     (
         "running",
         3,
@@ -81,7 +81,7 @@ const EXPLAINED: [(&str, u8, &[&str]); 16] = [
         "container-killed",
         1,
         &[
-            "until its polls were spent",
+            "the workflow gave up waiting for the agent's end",
             "the agent still works, or its container was killed",
             "It stopped at: the agent",
         ],
@@ -99,9 +99,9 @@ const EXPLAINED: [(&str, u8, &[&str]); 16] = [
         "invocation-failed",
         1,
         &[
-            "InvokeAgentRuntime failed, the agent was not started",
+            "InvokeAgentRuntime failed. The agent was not started",
             "the container does not answer",
-            "It stopped at: the way from the invoker to the container (AgentCore)",
+            "It stopped at: AgentCore (between the invoker and the container)",
         ],
     ),
     (
@@ -118,21 +118,17 @@ const EXPLAINED: [(&str, u8, &[&str]); 16] = [
         "invoker-crashed",
         1,
         &[
-            "until its polls were spent",
+            "the workflow gave up waiting for the agent's end",
             "no container has journaled the request: the invoker died",
             "invoker's log",
             "container's log",
         ],
     ),
-    (
-        "invoker-retried",
-        0,
-        &["The session completed", "The Lambda was run 2 times; tasks started: 1"],
-    ),
+    ("invoker-retried", 0, &["The session completed", "The Lambda ran 2 times; tasks started: 1"]),
     (
         "outcome-unknown",
         0,
-        &["The session completed", "could not know whether the agent was started"],
+        &["The session completed", "could not know whether the agent had started"],
     ),
     (
         "monitor-failed",
@@ -223,7 +219,7 @@ fn a_history_that_contradicts_the_rules_is_broken_and_says_how() {
     });
     assert_eq!(
         (code, &*said),
-        (4, "AGENT_BACKGROUND_TASK_COMPLETED ends what no event has started")
+        (4, "AGENT_BACKGROUND_TASK_COMPLETED ends a step that no event has started")
     );
     let (code, said) = broken("completed", |events| {
         let mut second = events[position(events, "AGENT_BACKGROUND_TASK_COMPLETED")].clone();
@@ -249,7 +245,7 @@ fn what_comes_late_or_from_elsewhere_is_explained_too() {
     late.push(end);
     let said = explain(&runs(&late), later(&late));
     assert!(
-        said.contains("until its polls were spent. The agent's own end came only after that."),
+        said.contains("gave up waiting for the agent's end. The agent's own end came later."),
         "{said}"
     );
     // A later end is not the cause of an earlier failure.
@@ -263,7 +259,7 @@ fn what_comes_late_or_from_elsewhere_is_explained_too() {
     let mut elsewhere = history("running");
     elsewhere.retain(|event| event.source != "agent");
     let said = explain(&runs(&elsewhere), later(&elsewhere));
-    assert!(said.contains("what answered is not this agent-runtime"), "{said}");
+    assert!(said.contains("another program answered"), "{said}");
     let mut refused = history("running");
     let mut refusal = history("entrypoint-failed").remove(3);
     assert_eq!(refusal.status.as_str(), "AGENT_ENTRYPOINT_FAILED");

@@ -18,7 +18,7 @@ const MARGIN: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(crate) struct Signer {
     provider: OnceCell<Option<SharedCredentialsProvider>>,
-    /// Kept until they expire: behind the provider may be a service, and an export comes every 5 s.
+    /// Kept until they expire: the provider may have to call a service, and an export comes every 5 s.
     credentials: Mutex<Option<Credentials>>,
 }
 

@@ -5,12 +5,12 @@ use opentelemetry::Context;
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
 use thiserror::Error;
 
-/// A W3C `traceparent` (`00-{trace id}-{span id}-{flags}`): the trace of which something is a part,
-/// and the span that caused it.
+/// A W3C `traceparent` (`00-{trace id}-{span id}-{flags}`): a trace, and the span in
+/// it that caused something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceParent(SpanContext);
 
-/// The text is no `traceparent`. As that standard says, ignore it.
+/// The text is not a `traceparent`. Ignore it, as that standard says.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("invalid traceparent: it must be 00-{{32 hex digits}}-{{16 hex digits}}-{{2 hex digits}}")]
 pub struct InvalidTraceParent;

@@ -3,14 +3,16 @@
 //! - [`Table`] serves the engine over DynamoDB's protocol on a port of this machine.
 //! - [`Dynamo`] puts the same engine under the real AWS SDK as its HTTP connector, and injects
 //!   [`Fault`]s there.
-//! - [`Program`] is a container's program as a process, on such a table.
+//! - [`Process`] is a service as a child process; [`Program`] is a container's program under test.
 //!
 //! It knows nothing of the journal, so that the journal's own tests can use it.
 
 mod dynamo;
+mod process;
 mod program;
 mod table;
 
 pub use dynamo::{Call, Dynamo, Fault};
+pub use process::{Process, Spec};
 pub use program::Program;
 pub use table::{CREDENTIAL, REGION, TABLE_NAME, Table, create_table};

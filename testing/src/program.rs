@@ -1,70 +1,56 @@
 //! A container's program under test.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "what cannot start must fail the test")]
+#![allow(clippy::unwrap_used, reason = "what cannot start must fail the test")]
 
 use std::path::Path;
-use std::process::{ExitStatus, Stdio};
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
 
+use crate::process::{Process, Spec};
 use crate::table::{CREDENTIAL, REGION, TABLE_NAME, Table};
-
-/// How long a program may take to listen.
-const START_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A running program that serves a container's HTTP contract; killed when dropped.
 pub struct Program {
     /// Where it serves: `http://host:port`.
     pub url: String,
-    /// A folder of its own. The log is in it.
+    /// A folder of its own, which it finds in `FOLDER`. The log is in it.
     pub folder: TempDir,
-    child: Child,
+    process: Process,
 }
 
 impl Program {
     /// Starts a program on `table`, with these variables on top of what it needs for that, and
-    /// waits until its log says where it listens.
+    /// waits until it listens.
     ///
     /// # Panics
-    /// If it does not listen within 30 s.
+    /// If it does not listen.
     pub async fn start(program: &Path, table: &Table, environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let log = std::fs::File::create(folder.path().join("log")).unwrap();
-        let child = Command::new(program)
-            .envs([
-                ("JOURNAL_TABLE_NAME", TABLE_NAME),
-                ("AWS_ENDPOINT_URL_DYNAMODB", &table.endpoint()),
-                ("AWS_REGION", REGION),
-                ("AWS_ACCESS_KEY_ID", CREDENTIAL),
-                ("AWS_SECRET_ACCESS_KEY", CREDENTIAL),
-                ("HOST", "127.0.0.1"),
-                ("PORT", "0"),
-            ])
-            .env("FOLDER", folder.path())
-            .envs(environment.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the program cannot be started");
-        let mut started = Self { url: String::new(), folder, child };
-        let deadline = Instant::now() + START_DEADLINE;
-        while started.url.is_empty() {
-            let log = started.log();
-            if let Some(address) = log.lines().find_map(listening) {
-                started.url = format!("http://{address}");
-            } else {
-                assert!(Instant::now() < deadline, "the program does not listen: {log}");
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        }
-        started
+        let endpoint = table.endpoint();
+        let own = [
+            ("JOURNAL_TABLE_NAME", TABLE_NAME),
+            ("AWS_ENDPOINT_URL_DYNAMODB", &endpoint),
+            ("AWS_REGION", REGION),
+            ("AWS_ACCESS_KEY_ID", CREDENTIAL),
+            ("AWS_SECRET_ACCESS_KEY", CREDENTIAL),
+            ("HOST", "127.0.0.1"),
+            ("PORT", "0"),
+            ("FOLDER", folder.path().to_str().unwrap()),
+        ];
+        let variables = own.iter().chain(environment);
+        let spec = Spec {
+            program: program.to_owned(),
+            arguments: Vec::new(),
+            name: "program",
+            environment: variables.map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
+            log: folder.path().join("log"),
+            echo: false,
+        };
+        let (process, listens) = Process::start(&spec).unwrap();
+        let url = format!("http://{}", process.address(listens).await.unwrap());
+        Self { url, folder, process }
     }
 
     /// What it has logged.
@@ -77,35 +63,21 @@ impl Program {
     }
 
     /// Its process id.
-    ///
-    /// # Panics
-    /// If it has ended and was waited for.
     #[must_use]
     pub fn id(&self) -> i32 {
-        self.child.id().unwrap().try_into().unwrap()
+        self.process.id()
     }
 
     /// Sends it a signal.
     ///
     /// # Panics
-    /// If it has ended and was waited for.
+    /// If it has ended.
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.id()), signal).unwrap();
     }
 
-    /// Waits for its end.
-    ///
-    /// # Panics
-    /// If it cannot be waited for.
-    pub async fn ended(&mut self) -> ExitStatus {
-        self.child.wait().await.unwrap()
+    /// Waits for its end; the text says how it ended.
+    pub async fn ended(&self) -> String {
+        self.process.ended().await
     }
-}
-
-/// The address in the log line `listening`.
-fn listening(line: &str) -> Option<String> {
-    let line: Value = serde_json::from_str(line).ok()?;
-    let fields = line.get("fields")?;
-    (fields.get("message")? == "listening").then_some(())?;
-    fields.get("address")?.as_str().map(str::to_owned)
 }

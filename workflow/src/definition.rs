@@ -13,7 +13,7 @@ pub struct Definition {
     pub journal_table_name: String,
     /// `InvokerFunctionArn`: the Lambda function, or its name.
     pub invoker_function_arn: String,
-    /// `JournalRetentionDays`: days until an event may expire; 0 keeps events for ever.
+    /// `JournalRetentionDays`: days until an event may expire; 0 keeps events.
     pub journal_retention_days: u32,
     /// `PollMinSeconds`: the shortest wait between two polls, in seconds.
     pub poll_min_seconds: u32,

@@ -85,7 +85,7 @@ impl Agent for CommandAgent {
             .map_err(|error| error.to_string())?;
         let mut child =
             command.spawn().map_err(|error| format!("cannot start {:?}: {error}", self.program))?;
-        // It holds our end of the pipe, which would keep the other open.
+        // Closes the writing end of the pipe, which would keep the reading end open.
         drop(command);
         let group = ProcessGroup::of(&child);
         let progress = read_progress(progress, invocation.context.clone()).in_current_span();
@@ -106,7 +106,7 @@ impl Agent for CommandAgent {
         if read.is_none() {
             read = tokio::time::timeout(OUTPUT_GRACE, &mut output).await.ok();
         }
-        // Kills what the command left behind, and so closes that end of the pipes.
+        // Kills the processes that the command left, which closes their end of the pipes.
         drop(group);
         let deadline = Instant::now() + LEFTOVER_GRACE;
         if read.is_none() {

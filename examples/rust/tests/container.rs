@@ -1,4 +1,4 @@
-//! The example as what it is on AWS: the main process of a container.
+//! The example as on AWS: the main process of a container.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 

@@ -1,14 +1,12 @@
-//! Child processes: this executable under a hidden subcommand, or a program in its place.
+//! A service as a child process, with its log in a file.
 
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -28,9 +26,9 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// What a child is started with.
 #[derive(Clone)]
 pub struct Spec {
-    /// The executable: this one.
+    /// The executable.
     pub program: PathBuf,
-    /// The hidden subcommand, and what it takes.
+    /// What it is given on the command line.
     pub arguments: Vec<String>,
     /// What messages call the child.
     pub name: &'static str,
@@ -169,16 +167,4 @@ fn listening(line: &str) -> Option<String> {
     (fields.get("message")? == "listening")
         .then(|| fields.get("address")?.as_str().map(str::to_owned))
         .flatten()
-}
-
-/// Called in a child: has the kernel end this process, or the program that it becomes, when its
-/// parent dies.
-pub fn end_with_parent() {
-    // Only an invalid signal is an error.
-    let _ = set_pdeathsig(Signal::SIGTERM);
-}
-
-/// Called in a child: becomes another program. Returns the error if it cannot.
-pub fn become_program(program: &Path) -> std::io::Error {
-    std::process::Command::new(program).exec()
 }

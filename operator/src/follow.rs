@@ -1,0 +1,99 @@
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use journal::{Ending, Event, FaultKind, Journal, SdkFault, SessionId, Status, display_chain};
+use operator::history::{newest, runs};
+use operator::{Printer, timeline};
+use tokio::time::Instant;
+
+use crate::show::end;
+
+/// How often a session that is followed is read.
+const FOLLOW_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long SESSION_FAILED is waited for after the agent's own failure in a workflow's run.
+const SESSION_FAILED_GRACE: Duration = Duration::from_secs(10);
+
+/// An end that is known from elsewhere than the journal.
+pub struct Elsewhere {
+    /// What is known of it.
+    pub how: String,
+    /// The exit code that says so.
+    pub code: u8,
+}
+
+/// Shows events as they come until the run ends: the one called `run`, or the newest there is.
+/// `ended` tells how it ended if that is known from elsewhere, because not every end reaches the
+/// journal.
+pub async fn follow(
+    journal: &Journal,
+    id: &SessionId,
+    mut printer: Printer,
+    mut run: Option<String>,
+    mut ended: impl AsyncFnMut() -> Result<Option<Elsewhere>, SdkFault>,
+) -> Result<ExitCode> {
+    let mut events: Vec<Event> = Vec::new();
+    let mut failed_since = None;
+    let mut waiting = false;
+    loop {
+        // Asked first, so that what was written before the end is read.
+        let elsewhere = ended().await;
+        match journal.events(id).await {
+            Ok(read) => events = read,
+            Err(error) => {
+                tolerate(&error.fault, &error, &events)?;
+                tokio::time::sleep(FOLLOW_INTERVAL).await;
+                continue;
+            }
+        }
+        if events.is_empty() && !waiting {
+            waiting = true;
+            writeln!(std::io::stderr(), "Session {id} has no event yet; waiting for its first.")?;
+        }
+        let runs = runs(&events);
+        run = run.or_else(|| newest(&runs).map(|run| run.invocation_id.to_owned()));
+        let name = run.as_deref().unwrap_or_default();
+        printer.print(&runs, name)?;
+        let ending = runs.iter().find(|run| run.invocation_id == name).map(|run| (run, run.ending));
+        match (ending, elsewhere) {
+            (Some((_, Ending::Completed(_))), _) => return end(&printer, &runs, name),
+            (Some((run, Ending::Failed(event))), elsewhere) => {
+                let since = failed_since.get_or_insert_with(Instant::now);
+                let last = event.status == Status::SessionFailed || !run.is_workflows();
+                if last
+                    || matches!(elsewhere, Ok(Some(_)) | Err(_))
+                    || since.elapsed() >= SESSION_FAILED_GRACE
+                {
+                    return end(&printer, &runs, name);
+                }
+            }
+            (_, Ok(Some(Elsewhere { how, code }))) => {
+                printer.print_summary(&runs, name)?;
+                writeln!(
+                    std::io::stderr(),
+                    "The journal does not say how the execution ended: {}",
+                    timeline::escape(&how)
+                )?;
+                return Ok(code.into());
+            }
+            (_, Err(fault)) => tolerate(&fault, &fault, &events)?,
+            (_, Ok(None)) => {}
+        }
+        tokio::time::sleep(FOLLOW_INTERVAL).await;
+    }
+}
+
+/// Warns of a failure that may pass. It is an error if it cannot, or if nothing was read before.
+fn tolerate<E>(fault: &SdkFault, error: &E, read: &[Event]) -> Result<()>
+where
+    E: Clone + std::error::Error + Send + Sync + 'static,
+{
+    let permanent = matches!(fault.kind, FaultKind::Credentials | FaultKind::Refused { .. });
+    if read.is_empty() || permanent {
+        return Err(error.clone().into());
+    }
+    writeln!(std::io::stderr(), "warning: {}; trying again", display_chain(error))?;
+    Ok(())
+}
