@@ -9,35 +9,42 @@ use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use journal::{FaultKind, InvalidPhase, SdkFault, SessionId};
-use serde_json::Value;
+use serde::Serialize;
+use serde_json::value::to_raw_value;
 
-use crate::TaskContext;
+use crate::outcome::Outcome;
+use crate::{Input, TaskContext};
 
 /// What runs in the background for one invocation.
 ///
 /// The runtime calls `run` in a task of its own. It may panic, block its thread or never end: the
 /// journal gets one terminal event all the same.
 pub trait Agent: Send + Sync + 'static {
-    /// Does the work. `Ok` is the result that AGENT_BACKGROUND_TASK_COMPLETED carries.
+    /// What the agent returns: `serde_json::Value`, a type of its own, or a
+    /// `Box<serde_json::value::RawValue>` to keep the spelling of JSON that it already has.
+    type Output: Serialize + Send + 'static;
+
+    /// Does the work. `Ok` is the result that AGENT_BACKGROUND_TASK_COMPLETED carries, as JSON.
     ///
     /// The future is dropped when the container is told to stop, so what it owns has to clean up
     /// when dropped.
     ///
     /// # Errors
     /// The error becomes AGENT_BACKGROUND_TASK_FAILED with its type and message.
-    fn run(&self, invocation: Invocation)
-    -> impl Future<Output = Result<Value, AgentError>> + Send;
+    fn run(
+        &self,
+        invocation: Invocation,
+    ) -> impl Future<Output = Result<Self::Output, AgentError>> + Send;
 }
 
 /// An [`Agent`] of any type.
-pub(crate) type AnyAgent =
-    Arc<dyn Fn(Invocation) -> BoxFuture<'static, Result<Value, AgentError>> + Send + Sync>;
+pub(crate) type AnyAgent = Arc<dyn Fn(Invocation) -> BoxFuture<'static, Outcome> + Send + Sync>;
 
 pub(crate) fn erase(agent: impl Agent) -> AnyAgent {
     let agent = Arc::new(agent);
     Arc::new(move |invocation| {
         let agent = Arc::clone(&agent);
-        async move { agent.run(invocation).await }.boxed()
+        async move { Ok(to_raw_value(&agent.run(invocation).await?)?) }.boxed()
     })
 }
 
@@ -49,7 +56,7 @@ pub struct Invocation {
     /// The run of the session: the execution's id, or for a direct call the request id.
     pub invocation_id: String,
     /// What the caller sent.
-    pub input: Value,
+    pub input: Input,
     /// `SESSION_ID`, `INVOCATION_ID` and the trace context, as a command finds them in its
     /// environment.
     pub environment: BTreeMap<String, String>,

@@ -11,14 +11,17 @@
 //!
 //! ```no_run
 //! use agent_runtime::{Agent, AgentError, Invocation};
-//! use serde_json::{Value, json};
+//! use serde_json::Value;
 //!
 //! struct Greeter;
 //!
 //! impl Agent for Greeter {
-//!     async fn run(&self, invocation: Invocation) -> Result<Value, AgentError> {
-//!         let name = invocation.input["name"].as_str().ok_or("the input has no \"name\"")?;
-//!         Ok(json!(format!("Hello, {name}!")))
+//!     type Output = String;
+//!
+//!     async fn run(&self, invocation: Invocation) -> Result<String, AgentError> {
+//!         let input: Value = invocation.input.read()?;
+//!         let name = input["name"].as_str().ok_or("the input has no \"name\"")?;
+//!         Ok(format!("Hello, {name}!"))
 //!     }
 //! }
 //!
@@ -42,8 +45,8 @@
 //!
 //! A request passes these modules:
 //!
-//! - `entrypoint` journals the request and answers at once. `caller` reads its head, `request` its
-//!   body, and a `refusal` says why no task was started.
+//! - `entrypoint` journals the request and answers at once. `caller` reads its head, `request` (with
+//!   `body`) its body, and a `refusal` says why no task was started.
 //! - `supervisor` (an actor) starts each invocation once, with a `worker` (an actor) that stands for
 //!   the running agent.
 //! - `task` (a plain task) guards the agent and writes its one terminal event, as `outcome` decides.
@@ -53,9 +56,11 @@
 
 mod agent;
 mod agents;
+mod body;
 mod caller;
 mod entrypoint;
 mod health;
+mod input;
 mod outcome;
 mod progress;
 mod refusal;
@@ -71,6 +76,7 @@ mod worker;
 pub use agent::{Agent, AgentError, Invocation};
 pub use agents::CommandAgent;
 pub use caller::{REQUEST_HEADER, SESSION_HEADER};
+pub use input::Input;
 pub use journal::{InvalidPhase, SessionId, SettingError};
 pub use progress::MAX_PROGRESS_EVENTS;
 pub use run::{run, run_from_env};

@@ -3,18 +3,18 @@
 use std::any::Any;
 
 use journal::{Draft, Status};
-use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::task::JoinError;
 
 use crate::AgentError;
 
-/// How a task ended: with its result, or with what the journal will say.
-pub(crate) type Outcome = Result<Value, AgentError>;
+/// How a task ended: with its result as JSON, or with what the journal will say.
+pub(crate) type Outcome = Result<Box<RawValue>, AgentError>;
 
 /// Turns an outcome into the task's one terminal event.
 pub(crate) fn terminal_event(outcome: &Outcome) -> Draft {
     match outcome {
-        Ok(result) => Draft::completed(result),
+        Ok(result) => Draft::completed(result.get()),
         Err(error) => {
             Draft::failure(Status::AgentBackgroundTaskFailed, &error.error_type, &error.message)
         }

@@ -1,10 +1,18 @@
 //! What the body of `/invocations` means.
 
+use actix_web::web::Bytes;
 use journal::text::MAX_ID_BYTES;
 use journal::{InvalidSessionId, SessionId, Timestamp};
-use serde_json::{Map, Value};
+use serde_json::Value;
+use serde_json::value::RawValue;
 use telemetry::TraceParent;
 use thiserror::Error;
+
+use crate::Input;
+use crate::body::{Body, nesting};
+
+/// How deep a body may be nested. Deeper ones crash the parsers of many agents.
+const MAX_NESTING: usize = 128;
 
 /// A body that was understood.
 #[derive(Debug, PartialEq)]
@@ -12,7 +20,7 @@ pub(crate) struct Request {
     pub session_id: SessionId,
     pub invocation_id: String,
     pub after: Option<Timestamp>,
-    pub input: Value,
+    pub input: Input,
     /// What caused the request, if the envelope has a valid `traceparent`.
     pub traceparent: Option<TraceParent>,
 }
@@ -22,6 +30,8 @@ pub(crate) struct Request {
 pub(crate) enum BadRequest {
     #[error("the body is not valid JSON: {0}")]
     Json(String),
+    #[error("the body is nested deeper than {MAX_NESTING} levels")]
+    TooDeep,
     #[error(transparent)]
     SessionId(#[from] InvalidSessionId),
     #[error(
@@ -40,13 +50,15 @@ pub(crate) enum BadRequest {
 /// `invocation_id`; any other JSON is itself the input, less a `session_id`. `header` is the
 /// session id of the header, `request_id` the run's id if the body names none.
 pub(crate) fn parse(
-    body: &[u8],
+    body: &Bytes,
     header: Option<&SessionId>,
     request_id: &str,
 ) -> Result<Request, BadRequest> {
-    let mut body: Value =
-        serde_json::from_slice(body).map_err(|error| BadRequest::Json(error.to_string()))?;
-    let in_body = match body.as_object_mut().and_then(|body| body.remove("session_id")) {
+    if nesting(body) > MAX_NESTING {
+        return Err(BadRequest::TooDeep);
+    }
+    let read = Body::read(body).map_err(|error| BadRequest::Json(error.to_string()))?;
+    let in_body = match read.member("session_id").map(value) {
         None => None,
         Some(Value::String(id)) => Some(id.parse::<SessionId>()?),
         Some(_) => return Err(InvalidSessionId.into()),
@@ -59,61 +71,61 @@ pub(crate) fn parse(
         (None, Some(in_body)) => in_body,
         (None, None) => return Err(BadRequest::NoSessionId),
     };
-    let (input, invocation_id, after, traceparent) = match body {
-        Value::Object(envelope)
-            if envelope.contains_key("input") && envelope.contains_key("invocation_id") =>
-        {
-            open(envelope, &session_id)?
-        }
-        input => (input, request_id.to_owned(), None, None),
-    };
-    Ok(Request { session_id, invocation_id, after, input, traceparent })
+    if let (Some(input), Some(invocation_id)) = (read.member("input"), read.member("invocation_id"))
+    {
+        return Ok(Request {
+            invocation_id: invocation_id_of(&value(invocation_id))?,
+            after: after(read.member("after").map(value))?,
+            input: Input(body.slice_ref(input.get().as_bytes())),
+            traceparent: traceparent(read.member("trace").map(value))?,
+            session_id: check_environment(session_id, read.member("environment").map(value))?,
+        });
+    }
+    let (invocation_id, input) = (request_id.to_owned(), Input(read.without("session_id")));
+    Ok(Request { session_id, invocation_id, after: None, input, traceparent: None })
 }
 
-type Envelope = (Value, String, Option<Timestamp>, Option<TraceParent>);
+fn value(raw: &RawValue) -> Value {
+    serde_json::from_str(raw.get()).unwrap_or_default()
+}
 
-fn open(mut envelope: Map<String, Value>, session_id: &SessionId) -> Result<Envelope, BadRequest> {
-    let mut take = |name| envelope.remove(name).filter(|value| !value.is_null());
-    let input = take("input").unwrap_or_default();
-    let invocation_id = match take("invocation_id") {
-        Some(Value::String(id)) if is_id(&id) => id,
-        _ => {
-            return Err(BadRequest::Field(
-                "invocation_id",
-                "must be a text of 1 to 512 bytes without control characters",
-            ));
+fn invocation_id_of(value: &Value) -> Result<String, BadRequest> {
+    const RULE: &str = "must be a text of 1 to 512 bytes without control characters";
+    let id = value.as_str().filter(|id| is_id(id));
+    id.map(str::to_owned).ok_or(BadRequest::Field("invocation_id", RULE))
+}
+
+fn after(value: Option<Value>) -> Result<Option<Timestamp>, BadRequest> {
+    const RULE: &str = "must be null, or UTC in the form 2026-11-23T02:45:00.120000Z";
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(time)) => {
+            time.parse().map(Some).map_err(|_| BadRequest::Field("after", RULE))
         }
-    };
-    let after = match take("after") {
-        None => None,
-        Some(Value::String(time)) => Some(time.parse().map_err(|_| {
-            BadRequest::Field("after", "must be UTC in the form 2026-11-23T02:45:00.120000Z")
-        })?),
-        Some(_) => return Err(BadRequest::Field("after", "must be a text or null")),
-    };
-    // A body must not be able to set LD_PRELOAD or AWS_* for the command that runs.
-    const ENVIRONMENT: BadRequest = BadRequest::Field(
-        "environment",
-        "may hold SESSION_ID, equal to the session id, and nothing else",
-    );
-    match take("environment") {
-        None => {}
-        Some(Value::Object(variables)) => {
-            let allowed = |(name, value): (&String, &Value)| {
-                name == "SESSION_ID" && value.as_str() == Some(session_id.as_str())
-            };
-            if !variables.iter().all(allowed) {
-                return Err(ENVIRONMENT);
-            }
-        }
-        Some(_) => return Err(ENVIRONMENT),
+        Some(_) => Err(BadRequest::Field("after", RULE)),
     }
-    let traceparent = match take("trace").as_ref().and_then(|trace| trace.get("traceparent")) {
-        None => None,
-        Some(Value::String(value)) => value.parse().ok(),
-        Some(_) => return Err(BadRequest::Field("trace", "must hold \"traceparent\" as a text")),
+}
+
+/// A body must not be able to set `LD_PRELOAD` or `AWS_*` for the command that runs.
+fn check_environment(session_id: SessionId, value: Option<Value>) -> Result<SessionId, BadRequest> {
+    const RULE: &str = "may hold SESSION_ID, equal to the session id, and nothing else";
+    let allowed = match value {
+        None | Some(Value::Null) => true,
+        Some(Value::Object(variables)) => variables.iter().all(|(name, value)| {
+            name == "SESSION_ID" && value.as_str() == Some(session_id.as_str())
+        }),
+        Some(_) => false,
     };
-    Ok((input, invocation_id, after, traceparent))
+    if allowed { Ok(session_id) } else { Err(BadRequest::Field("environment", RULE)) }
+}
+
+/// An invalid `traceparent` is ignored, as its standard says.
+fn traceparent(value: Option<Value>) -> Result<Option<TraceParent>, BadRequest> {
+    match value.as_ref().and_then(|trace| trace.get("traceparent")) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(text.parse().ok()),
+        Some(_) => Err(BadRequest::Field("trace", "must hold \"traceparent\" as a text")),
+    }
 }
 
 /// Whether a caller's text may become an attribute of an event and an environment variable.
@@ -134,16 +146,20 @@ mod tests {
     }
 
     fn read(body: Value) -> Result<Request, BadRequest> {
-        parse(body.to_string().as_bytes(), Some(&id()), "request-1")
+        parse(&body.to_string().into(), Some(&id()), "request-1")
+    }
+
+    fn input(request: &Request) -> Value {
+        request.input.read().unwrap()
     }
 
     #[test]
     fn a_plain_body_is_itself_the_input_less_the_session_id() {
         let body = json!({"session_id": ID, "prompt": "hi", "input": 1}).to_string();
-        let request = parse(body.as_bytes(), None, "request-1").unwrap();
-        assert_eq!(request.input, json!({"prompt": "hi", "input": 1}));
+        let request = parse(&body.into(), None, "request-1").unwrap();
+        assert_eq!(input(&request), json!({"prompt": "hi", "input": 1}));
         assert_eq!(request.invocation_id, "request-1");
-        assert_eq!(read(json!("hi")).unwrap().input, json!("hi"));
+        assert_eq!(input(&read(json!("hi")).unwrap()), json!("hi"));
     }
 
     #[test]
@@ -153,7 +169,7 @@ mod tests {
             "environment": {"SESSION_ID": ID}, "trace": {"traceparent": TRACEPARENT},
         }))
         .unwrap();
-        assert_eq!(request.input, json!({"prompt": "hi"}));
+        assert_eq!(input(&request), json!({"prompt": "hi"}));
         assert_eq!(request.invocation_id, "run-1");
         assert_eq!(request.after.unwrap().to_string(), "2026-11-23T02:45:00.120000Z");
         assert_eq!(request.traceparent.unwrap().to_string(), TRACEPARENT);
@@ -163,7 +179,7 @@ mod tests {
     fn a_traceparent_that_is_not_valid_is_ignored() {
         let trace = json!({"traceparent": "00-1-2-01"});
         let body = json!({"input": 1, "invocation_id": "r", "trace": trace}).to_string();
-        let request = parse(body.as_bytes(), Some(&id()), "request-1").unwrap();
+        let request = parse(&body.into(), Some(&id()), "request-1").unwrap();
         assert_eq!(request.traceparent, None);
     }
 
@@ -191,11 +207,25 @@ mod tests {
         assert!(envelope(json!({"trace": {"traceparent": 1}})).contains("traceparent"));
         assert_eq!(read(json!({"session_id": format!("{ID}x")})), Err(BadRequest::TwoSessionIds));
         assert_eq!(read(json!({"session_id": 7})), Err(InvalidSessionId.into()));
-        assert_eq!(parse(b"{}", None, "r"), Err(BadRequest::NoSessionId));
-        assert!(matches!(parse(b"\xff", Some(&id()), "r"), Err(BadRequest::Json(_))));
+        assert_eq!(parse(&Bytes::from("{}"), None, "r"), Err(BadRequest::NoSessionId));
         assert!(matches!(
-            parse("[".repeat(10_000).as_bytes(), Some(&id()), "r"),
+            parse(&Bytes::from_static(b"\xff"), Some(&id()), "r"),
             Err(BadRequest::Json(_))
         ));
+        let deep = |levels| Bytes::from("[".repeat(levels) + &"]".repeat(levels));
+        assert_eq!(parse(&deep(10_000), Some(&id()), "r"), Err(BadRequest::TooDeep));
+        assert!(parse(&deep(MAX_NESTING), Some(&id()), "r").is_ok());
+        let unclosed = Bytes::from("[".repeat(100));
+        assert!(matches!(parse(&unclosed, Some(&id()), "r"), Err(BadRequest::Json(_))));
+    }
+
+    #[test]
+    fn the_input_is_the_callers_bytes() {
+        let text = r#"[10928588.983213553, 123456789012345678901234567890 , {"b":1,"a":2,"b":3}]"#;
+        let body = format!(r#"{{"invocation_id":"r","input": {text} }}"#);
+        let request = parse(&body.into(), Some(&id()), "request-1").unwrap();
+        assert_eq!(request.input.as_str(), text);
+        let whole = parse(&Bytes::from(text), Some(&id()), "request-1").unwrap();
+        assert_eq!(whole.input.as_str(), text);
     }
 }

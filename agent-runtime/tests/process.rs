@@ -48,11 +48,15 @@ impl Container {
     }
 
     async fn post(&self, id: &SessionId, input: &Value) -> (u16, Value) {
+        self.post_bytes(id, input.to_string()).await
+    }
+
+    async fn post_bytes(&self, id: &SessionId, body: String) -> (u16, Value) {
         let request = self
             .client
             .post(format!("{}/invocations", self.program.url))
             .header(SESSION_HEADER, id.as_str());
-        let answer = request.body(input.to_string()).send().await.unwrap();
+        let answer = request.body(body).send().await.unwrap();
         (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
@@ -60,15 +64,28 @@ impl Container {
         open_table(&self.table).events(id).await.unwrap()
     }
 
+    /// The most memory that it has taken, in kB.
+    fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.program.id()));
+        let status = status.unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// Runs the command to its terminal event.
     async fn run(&self, input: &Value) -> Event {
         let id = session_id();
         assert_eq!(self.post(&id, input).await.0, 200);
+        self.end(&id).await
+    }
+
+    /// The session's terminal event, once it is there.
+    async fn end(&self, id: &SessionId) -> Event {
         let ends = |event: &Event| {
             let ends = [Status::AgentBackgroundTaskCompleted, Status::AgentBackgroundTaskFailed];
             ends.contains(&event.status)
         };
-        let end = async || self.events(&id).await.into_iter().find(ends);
+        let end = async || self.events(id).await.into_iter().find(ends);
         eventually("a terminal event", end).await
     }
 }
@@ -128,6 +145,36 @@ async fn a_command_gets_the_input_and_the_environment_and_gives_its_output() {
     assert!(id.as_str().unwrap().starts_with("session-"));
     let run = result_of("sh -c 'echo $INVOCATION_ID'", &input).await;
     assert_eq!(run.as_str().unwrap().len(), 36);
+}
+
+#[tokio::test]
+async fn numbers_repeated_keys_and_their_order_arrive_as_the_caller_wrote_them() {
+    let input = r#"[10928588.983213553, 123456789012345678901234567890,  {"b":1e400,"a":2,"b":3}]"#;
+    let (container, id) = (Container::start("cat").await, session_id());
+    assert_eq!(container.post_bytes(&id, input.into()).await.0, 200);
+    assert_eq!(container.end(&id).await.result.as_deref(), Some(input));
+    // As a member of an envelope, and beside a session id.
+    let (id, other) = (session_id(), session_id());
+    let envelope = format!(r#"{{"input":{input},"invocation_id":"run-1"}}"#);
+    assert_eq!(container.post_bytes(&id, envelope).await.0, 200);
+    assert_eq!(container.end(&id).await.result.as_deref(), Some(input));
+    let body = format!(r#"{{"session_id":"{other}", "z":1.50,"a":{input}}}"#);
+    assert_eq!(container.post_bytes(&other, body).await.0, 200);
+    let rest = format!(r#"{{ "z":1.50,"a":{input}}}"#);
+    assert_eq!(container.end(&other).await.result, Some(rest));
+}
+
+#[tokio::test]
+async fn a_body_of_ten_megabytes_of_small_values_takes_little_more_than_its_size() {
+    let (container, id) = (Container::start("sh -c 'cat >/dev/null; echo 7'").await, session_id());
+    let body = format!("[{}0]", r#"{"":0},"#.repeat(1_428_000));
+    assert!((9_990_000..10_000_000).contains(&body.len()));
+    let before = container.peak_memory();
+    assert_eq!(container.post_bytes(&id, body).await.0, 200);
+    assert_eq!(container.end(&id).await.result.as_deref(), Some("7"));
+    let after = container.peak_memory();
+    println!("peak memory before the body: {before} kB, after it: {after} kB");
+    assert!(after - before < 40_000, "{before} kB, {after} kB");
 }
 
 #[tokio::test]
@@ -276,10 +323,7 @@ async fn a_command_that_writes_without_end_takes_bounded_memory() {
     assert_eq!(event.status.as_str(), "AGENT_BACKGROUND_TASK_COMPLETED");
     assert!(event.result_truncated);
     assert_eq!(event.result.unwrap().len(), journal::text::MAX_RESULT_BYTES);
-    let status =
-        std::fs::read_to_string(format!("/proc/{}/status", container.program.id())).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    let peak = container.peak_memory();
     println!("peak memory after 100 MB to stdout and 100 MB to stderr: {peak} kB");
     assert!(peak < 100_000, "{peak} kB");
 }

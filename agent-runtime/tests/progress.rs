@@ -20,6 +20,8 @@ use tokio::sync::Notify;
 struct Does<F>(F);
 
 impl<F: Fn(&TaskContext) + Send + Sync + 'static> Agent for Does<F> {
+    type Output = Value;
+
     async fn run(&self, invocation: Invocation) -> Result<Value, AgentError> {
         (self.0)(&invocation.context);
         Ok(Value::Null)
@@ -66,6 +68,8 @@ async fn phases_are_in_the_journal_within_their_task() {
 struct Floods(Arc<Notify>);
 
 impl Agent for Floods {
+    type Output = Value;
+
     async fn run(&self, invocation: Invocation) -> Result<Value, AgentError> {
         let context = &invocation.context;
         for number in 0..3 * MAX_PROGRESS_EVENTS {

@@ -11,13 +11,13 @@ use lambda_runtime::{Context, Diagnostic, LambdaEvent};
 use opentelemetry::trace::{SpanKind, TraceContextExt, Tracer};
 use opentelemetry::{KeyValue, global};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::value::RawValue;
 use telemetry::TraceParent;
 use thiserror::Error;
 use tracing::Instrument;
 
 use crate::Settings;
-use crate::invoke::{Failure, OUTCOME_UNKNOWN, invoke};
+use crate::invoke::{Failure, OUTCOME_UNKNOWN, Payload, invoke};
 
 /// How long AGENT_INVOCATION_STARTED is tried; the agent is not called before it is durable.
 const STARTED_DEADLINE: Duration = Duration::from_secs(10);
@@ -39,8 +39,8 @@ pub struct Request {
     pub after: Option<Timestamp>,
     /// The session's W3C `traceparent`. Without a valid one, the invocation's X-Ray header counts.
     pub traceparent: Option<String>,
-    /// What the agent gets.
-    pub input: Value,
+    /// What the agent gets, as the state machine wrote it.
+    pub input: Box<RawValue>,
 }
 
 /// What the workflow learns.
@@ -113,10 +113,13 @@ impl Handler {
     ///
     /// # Errors
     /// If the agent was certainly not started.
-    pub async fn handle(&self, event: LambdaEvent<Value>) -> Result<Response, HandlerError> {
+    pub async fn handle(
+        &self,
+        event: LambdaEvent<Box<RawValue>>,
+    ) -> Result<Response, HandlerError> {
         let cold = self.cold.swap(false, Ordering::Relaxed);
         let request: Request =
-            serde_json::from_value(event.payload).map_err(HandlerError::InvalidRequest)?;
+            serde_json::from_str(event.payload.get()).map_err(HandlerError::InvalidRequest)?;
         let trace = trace(&request, &event.context, cold);
         let logs = telemetry::log_span(&request.session_id, &request.invocation_id, &trace);
         let invoked = self.invoke(request, &event.context, &trace).instrument(logs.clone()).await;
@@ -142,12 +145,7 @@ impl Handler {
             .in_trace(trace.clone());
         let draft = Draft::new(Status::AgentInvocationStarted);
         let started = journal.append(draft, request.after, STARTED_DEADLINE).await?;
-        let payload = json!({
-            "input": request.input,
-            "invocation_id": journal.invocation_id(),
-            "after": started,
-            "environment": {"SESSION_ID": session_id},
-        });
+        let payload = Payload::new(&request.input, &journal, started);
         let left = Duration::from_millis(
             context.deadline.saturating_sub(Utc::now().timestamp_millis().unsigned_abs()),
         );

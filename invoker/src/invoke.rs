@@ -9,7 +9,9 @@ use journal::{
 };
 use opentelemetry::trace::{SpanKind, TraceContextExt, Tracer};
 use opentelemetry::{Context, KeyValue, global};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
 use telemetry::{TraceParent, record_error};
 
 use crate::Settings;
@@ -23,6 +25,36 @@ const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
 /// `ErrorType` where the agent may be running all the same.
 pub(crate) const OUTCOME_UNKNOWN: &str = "OutcomeUnknown";
+
+/// What AgentCore hands to the container.
+#[derive(Serialize)]
+pub(crate) struct Payload<'a> {
+    input: &'a RawValue,
+    invocation_id: &'a str,
+    after: Timestamp,
+    environment: Environment<'a>,
+    /// AgentCore hands the header on only if the runtime allows it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace: Option<Trace>,
+}
+
+#[derive(Serialize)]
+struct Environment<'a> {
+    #[serde(rename = "SESSION_ID")]
+    session_id: &'a SessionId,
+}
+
+#[derive(Serialize)]
+struct Trace {
+    traceparent: String,
+}
+
+impl<'a> Payload<'a> {
+    pub fn new(input: &'a RawValue, journal: &'a SessionJournal, after: Timestamp) -> Self {
+        let environment = Environment { session_id: journal.session_id() };
+        Self { input, invocation_id: journal.invocation_id(), after, environment, trace: None }
+    }
+}
 
 /// AgentCore's answer.
 pub(crate) struct Answer {
@@ -47,7 +79,7 @@ pub(crate) async fn invoke(
     client: &Client,
     settings: &Settings,
     journal: &SessionJournal,
-    mut payload: Value,
+    mut payload: Payload<'_>,
     within: Duration,
 ) -> Result<Answer, Failure> {
     let tracer = global::tracer("invoker");
@@ -65,11 +97,9 @@ pub(crate) async fn invoke(
         .start_with_context(&tracer, journal.trace());
     let trace = journal.trace().with_span(span);
     let traceparent = TraceParent::of(&trace).map(|parent| parent.to_string());
-    if let (Some(parent), Some(payload)) = (&traceparent, payload.as_object_mut()) {
-        // AgentCore hands the header on only if the runtime allows it.
-        payload.insert("trace".to_owned(), json!({ "traceparent": parent }));
-    }
-    let attempts = attempts(client, settings, session_id, &payload, traceparent, &trace);
+    payload.trace = traceparent.clone().map(|traceparent| Trace { traceparent });
+    let payload = serde_json::to_vec(&payload).unwrap_or_default();
+    let attempts = attempts(client, settings, session_id, Blob::new(payload), traceparent, &trace);
     let answer = tokio::time::timeout(within, attempts).await.unwrap_or_else(|_| {
         Err(Failure::Unknown("InvokeAgentRuntime did not answer in time".to_owned()))
     });
@@ -90,7 +120,7 @@ async fn attempts(
     client: &Client,
     settings: &Settings,
     session_id: &SessionId,
-    payload: &Value,
+    payload: Blob,
     traceparent: Option<String>,
     trace: &Context,
 ) -> Result<Answer, Failure> {
@@ -106,7 +136,7 @@ async fn attempts(
             .content_type("application/json")
             .accept("application/json")
             .set_trace_parent(traceparent.clone())
-            .payload(Blob::new(payload.to_string()))
+            .payload(payload.clone())
             .send()
             .await;
         let error = match sent {

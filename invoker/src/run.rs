@@ -9,7 +9,7 @@ use journal::Journal;
 use lambda_runtime::layers::TracingLayer;
 use lambda_runtime::tower::util::AndThenLayer;
 use lambda_runtime::{LambdaEvent, Runtime, service_fn};
-use serde_json::Value;
+use serde_json::value::RawValue;
 use telemetry::Telemetry;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -37,9 +37,10 @@ fn serve(settings: Settings, telemetry: &Telemetry) -> Result<(), lambda_runtime
             telemetry.flush().await;
             Ok(())
         });
-        let function = Runtime::new(service_fn(|event: LambdaEvent<Value>| handler.handle(event)))
-            .layer(TracingLayer::new())
-            .layer(flush);
+        let function =
+            Runtime::new(service_fn(|event: LambdaEvent<Box<RawValue>>| handler.handle(event)))
+                .layer(TracingLayer::new())
+                .layer(flush);
         tokio::select! {
             ended = function.run() => ended,
             _ = terminate.recv() => Ok(()),

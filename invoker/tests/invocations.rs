@@ -144,7 +144,9 @@ async fn run(dynamo: &Dynamo, answers: Vec<Answer>, request: Value, left: Durati
     let deadline = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + left;
     context.deadline = deadline.as_millis().try_into().unwrap();
     context.xray_trace_id = Some(XRAY.to_owned());
-    let result = handler.handle(LambdaEvent::new(request, context)).await;
+    let result = handler
+        .handle(LambdaEvent::new(serde_json::value::to_raw_value(&request).unwrap(), context))
+        .await;
     let calm = Dynamo::over(dynamo.database.clone(), |_| Fault::None);
     let calm = Journal::new(calm.config(), journal_settings());
     let events = calm.events(&session_id()).await.unwrap();

@@ -66,6 +66,8 @@ async fn agent_failed() {
 struct Panics;
 
 impl Agent for Panics {
+    type Output = Value;
+
     async fn run(&self, _: Invocation) -> Result<Value, AgentError> {
         panic!("index out of bounds: the len is 3 but the index is 7")
     }
@@ -212,6 +214,8 @@ async fn outcome_unknown() {
 struct Slow;
 
 impl Agent for Slow {
+    type Output = Value;
+
     async fn run(&self, _: Invocation) -> Result<Value, AgentError> {
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         Ok(json!("done"))

@@ -120,6 +120,8 @@ async fn a_task_that_fails_ends_in_session_failed_with_its_own_words() {
 struct Panics;
 
 impl Agent for Panics {
+    type Output = Value;
+
     async fn run(&self, _: Invocation) -> Result<Value, AgentError> {
         panic!("out of luck")
     }

@@ -9,7 +9,7 @@ use journal::text::{tail, truncate};
 use journal::{SdkFault, SettingError};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::Instant;
@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use super::output::{STDERR_TAIL_BYTES, read_progress, read_stderr, read_stdout};
-use crate::{Agent, AgentError, Invocation};
+use crate::{Agent, AgentError, Input, Invocation};
 
 /// The file descriptor on which a command reports its progress.
 const PROGRESS_FD: i32 = 3;
@@ -30,7 +30,7 @@ const LEFTOVER_GRACE: Duration = Duration::from_millis(250);
 
 /// Runs a command for each invocation.
 ///
-/// - Input: the invocation's, as JSON on stdin. `SESSION_ID` and the rest of the invocation's
+/// - Input: the invocation's, byte for byte on stdin. `SESSION_ID` and the rest of the invocation's
 ///   environment are set on top of the container's own.
 /// - Result: stdout, as JSON if it parses, else as text.
 /// - Log: each line of stderr is a log line.
@@ -64,7 +64,9 @@ impl CommandAgent {
 }
 
 impl Agent for CommandAgent {
-    async fn run(&self, invocation: Invocation) -> Result<Value, AgentError> {
+    type Output = Box<RawValue>;
+
+    async fn run(&self, invocation: Invocation) -> Result<Box<RawValue>, AgentError> {
         let (sender, progress) = tokio::net::unix::pipe::pipe()?;
         let sender = FdMapping { parent_fd: sender.into_blocking_fd()?, child_fd: PROGRESS_FD };
         let mut command = Command::new(&self.program);
@@ -93,7 +95,7 @@ impl Agent for CommandAgent {
         let (stdin, stdout, stderr) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let output = async {
-            tokio::join!(feed(stdin, &invocation.input), read_stdout(stdout), read_stderr(stderr),)
+            tokio::join!(feed(stdin, invocation.input), read_stdout(stdout), read_stderr(stderr),)
         };
         tokio::pin!(output);
         let mut read = None;
@@ -117,8 +119,8 @@ impl Agent for CommandAgent {
         let progress = tokio::time::timeout_at(deadline, progress).await;
         if status.success() {
             let text = String::from_utf8_lossy(&stdout);
-            return Ok(serde_json::from_str(&text)
-                .unwrap_or_else(|_| Value::from(text.trim_end_matches('\n'))));
+            let json = serde_json::from_str(&text);
+            return Ok(json.or_else(|_| to_raw_value(text.trim_end_matches('\n')))?);
         }
         let AgentError { error_type, message } = failure(status, &stderr);
         let said = progress.ok().and_then(Result::ok).flatten();
@@ -143,9 +145,9 @@ impl Drop for ProcessGroup {
 }
 
 /// Writes the input and closes stdin. A command that does not read it may fail or not, as it likes.
-async fn feed(stdin: Option<ChildStdin>, input: &Value) {
+async fn feed(stdin: Option<ChildStdin>, input: Input) {
     if let Some(mut stdin) = stdin {
-        let _ = stdin.write_all(input.to_string().as_bytes()).await;
+        let _ = stdin.write_all(input.as_str().as_bytes()).await;
         let _ = stdin.shutdown().await;
     }
 }

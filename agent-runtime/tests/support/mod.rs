@@ -41,11 +41,14 @@ pub struct Script {
 }
 
 impl Agent for Script {
+    type Output = Value;
+
     async fn run(&self, invocation: Invocation) -> Result<Value, AgentError> {
         self.runs.fetch_add(1, Ordering::SeqCst);
-        let text = |name: &str| invocation.input[name].as_str().unwrap_or_default().to_owned();
+        let input: Value = invocation.input.read()?;
+        let text = |name: &str| input[name].as_str().unwrap_or_default().to_owned();
         match &*text("do") {
-            "return" => Ok(invocation.input["value"].clone()),
+            "return" => Ok(input["value"].clone()),
             "environment" => Ok(json!(invocation.environment)),
             "statuses" => {
                 let events = self.journal.events(&invocation.session_id).await.unwrap();
@@ -73,13 +76,12 @@ impl Agent for Script {
                 Ok(Value::Null)
             }
             "sleep" => {
-                tokio::time::sleep(Duration::from_millis(invocation.input["ms"].as_u64().unwrap()))
-                    .await;
+                tokio::time::sleep(Duration::from_millis(input["ms"].as_u64().unwrap())).await;
                 Ok(Value::Null)
             }
             "hang" => std::future::pending().await,
             "block the thread" => {
-                std::thread::sleep(Duration::from_millis(invocation.input["ms"].as_u64().unwrap()));
+                std::thread::sleep(Duration::from_millis(input["ms"].as_u64().unwrap()));
                 Ok(Value::Null)
             }
             other => unimplemented!("{other}"),

@@ -98,8 +98,11 @@ impl BedrockAgent {
 }
 
 impl Agent for BedrockAgent {
-    async fn run(&self, invocation: Invocation) -> Result<Value, AgentError> {
-        let prompt = invocation.input.get("prompt").unwrap_or(&invocation.input);
+    type Output = String;
+
+    async fn run(&self, invocation: Invocation) -> Result<String, AgentError> {
+        let input: Value = invocation.input.read()?;
+        let prompt = input.get("prompt").unwrap_or(&input);
         let prompt = prompt.as_str().map_or_else(|| prompt.to_string(), str::to_owned);
         if prompt.trim().is_empty() {
             return Err("the prompt is empty".into());
@@ -124,7 +127,7 @@ impl Agent for BedrockAgent {
             let calls = Vec::from_iter(content.iter().filter_map(|block| block.as_tool_use().ok()));
             match reason {
                 StopReason::EndTurn | StopReason::StopSequence if calls.is_empty() => {
-                    return Ok(Value::String(text(&content)));
+                    return Ok(text(&content));
                 }
                 // A turn that ends with a call has not ended.
                 StopReason::EndTurn | StopReason::StopSequence | StopReason::ToolUse

@@ -8,11 +8,14 @@ use serde_json::{Value, json};
 struct WordCounter;
 
 impl Agent for WordCounter {
+    type Output = Value;
+
     async fn run(&self, invocation: Invocation) -> Result<Value, AgentError> {
         let context = &invocation.context;
         // Becomes TASK_COUNT_STARTED in the journal.
         context.started("count", "")?;
-        let Some(prompt) = invocation.input["prompt"].as_str() else {
+        let input: Value = invocation.input.read()?;
+        let Some(prompt) = input["prompt"].as_str() else {
             context.failed("count", "there is no prompt")?;
             return Err("the input has no \"prompt\"".into());
         };
