@@ -29,7 +29,6 @@ struct Container {
 /// # Errors
 /// If no port can be had.
 pub fn start(agent: &str) -> Result<SocketAddr> {
-    lambda_simulator::ensure_default_crypto_provider();
     let container = Data::new(Container {
         client: reqwest::Client::builder().no_proxy().build()?,
         invocations: format!("http://{agent}/invocations"),

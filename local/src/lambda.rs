@@ -1,64 +1,62 @@
-//! The Lambda Runtime API, and the invoker as its function.
+//! The Lambda Runtime API, and the invoker as its function:
+//! <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>.
 
-use std::sync::atomic::{AtomicI32, Ordering};
-use std::time::Duration;
+use std::net::{Ipv4Addr, TcpListener};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use actix_web::dev::ServerHandle;
+use actix_web::web::{self, Data, Json, JsonConfig};
+use actix_web::{App, HttpResponse, HttpServer};
 use anyhow::Result;
-use lambda_simulator::{InvocationBuilder, InvocationStatus, Simulator};
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
-use tokio::time::Instant;
+use testing::{Process, Spec};
+use tokio::sync::{Semaphore, mpsc};
+use uuid::Uuid;
 
 use crate::asl::ServiceError;
-use testing::{Process, Spec};
 
 /// The function's timeout.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How often a running invocation is looked at: the simulator's own wait can miss its end.
-const LOOK: Duration = Duration::from_millis(5);
+/// Invocations that run side by side; more wait for one of these to end.
+const CONCURRENCY: usize = 10;
 
-/// A function with one execution environment, which is replaced when it times out or dies.
+/// A function. Each of its execution environments runs one invocation at a time.
 pub struct Lambda {
     spec: Spec,
-    environment: Mutex<Option<Environment>>,
-    process_id: AtomicI32,
+    turns: Semaphore,
+    idle: Mutex<Vec<Environment>>,
+    /// The process that was started last.
+    newest: Mutex<Arc<Process>>,
 }
 
-/// The Runtime API and the one process that uses it. They go together: the simulator would hand
-/// the next invocation to the connection of a process that has died.
+/// A process, and the Runtime API that it alone uses, for one invocation at a time.
 struct Environment {
-    simulator: Simulator,
-    process: Process,
+    process: Arc<Process>,
+    server: ServerHandle,
+    invocations: mpsc::Sender<Value>,
+    answers: mpsc::Receiver<Answer>,
 }
 
-impl Environment {
-    async fn start(spec: &Spec) -> Result<Self> {
-        let simulator = Simulator::builder()
-            .function_name("invoker")
-            .region(testing::REGION)
-            .invocation_timeout(TIMEOUT)
-            .build()
-            .await?;
-        let mut spec = spec.clone();
-        // The simulator would replace the search paths.
-        let own = ["PATH", "LD_LIBRARY_PATH", "LANG", "TZ"];
-        let variables = simulator.lambda_env_vars().into_iter();
-        spec.environment.extend(variables.filter(|(name, _)| !own.contains(&name.as_str())));
-        let (process, _) = Process::start(&spec)?;
-        Ok(Self { simulator, process })
-    }
+/// The other ends of an environment's channels.
+struct Api {
+    invocations: tokio::sync::Mutex<mpsc::Receiver<Value>>,
+    answers: mpsc::Sender<Answer>,
 }
+
+type Answer = Result<Value, ServiceError>;
 
 impl Lambda {
     /// Starts the function; `spec` is its process, without the Runtime API's variables.
     ///
     /// # Errors
     /// If no port can be had or the process cannot be started.
-    pub async fn start(spec: Spec) -> Result<Self> {
-        let environment = Environment::start(&spec).await?;
-        let process_id = AtomicI32::new(environment.process.id());
-        Ok(Self { spec, environment: Mutex::new(Some(environment)), process_id })
+    pub fn start(spec: Spec) -> Result<Self> {
+        let environment = Environment::start(&spec)?;
+        let newest = Mutex::new(Arc::clone(&environment.process));
+        let idle = Mutex::new(vec![environment]);
+        Ok(Self { spec, turns: Semaphore::new(CONCURRENCY), idle, newest })
     }
 
     /// Invokes the function and waits for its answer.
@@ -66,72 +64,129 @@ impl Lambda {
     /// # Errors
     /// With the function's own `errorType`, `Sandbox.Timedout` or `Runtime.ExitError`, as Step
     /// Functions reports them.
-    pub async fn invoke(&self, payload: Value) -> Result<Value, ServiceError> {
-        // One at a time: there is one execution environment.
-        let mut slot = self.environment.lock().await;
-        let environment = match slot.take() {
-            Some(environment) if !environment.process.has_ended() => environment,
-            _ => Environment::start(&self.spec)
-                .await
-                .map_err(|error| function_error("Runtime.ExitError", &error.to_string()))?,
+    pub async fn invoke(&self, payload: Value) -> Answer {
+        let exit = |error: String| function_error("Runtime.ExitError", &error);
+        let _turn = self.turns.acquire().await.map_err(|error| exit(error.to_string()))?;
+        let mut environment = match self.idle() {
+            Some(environment) => environment,
+            None => {
+                let new =
+                    Environment::start(&self.spec).map_err(|error| exit(error.to_string()))?;
+                *lock(&self.newest) = Arc::clone(&new.process);
+                new
+            }
         };
-        let Environment { simulator, process } = slot.insert(environment);
-        self.process_id.store(process.id(), Ordering::Relaxed);
-        let deadline = Instant::now() + TIMEOUT;
-        let invocation = InvocationBuilder::new()
-            .payload(payload)
-            .timeout_ms(u64::try_from(TIMEOUT.as_millis()).unwrap_or(u64::MAX))
-            .build()
-            .map_err(|error| function_error("Lambda.Unknown", &error.to_string()))?;
-        let id = simulator.enqueue(invocation).await;
-        let failure = loop {
-            let state = simulator.get_invocation_state(&id).await;
-            match state.map(|state| (state.status, state.response, state.error)) {
-                Some((InvocationStatus::Success, Some(response), _)) => return Ok(response.payload),
-                Some((InvocationStatus::Error, _, Some(error))) => {
-                    return Err(function_error(&error.error_type, &error.error_message));
-                }
-                _ => {}
+        // The channel has room: the environment is idle.
+        let _ = environment.invocations.send(payload).await;
+        // On a failure its drop kills the process.
+        let answer = tokio::select! {
+            Some(answer) = environment.answers.recv() => answer,
+            how = environment.process.ended() => {
+                return Err(exit(format!("the invoker ended: {how}")));
             }
-            tokio::select! {
-                status = process.ended() => {
-                    break function_error("Runtime.ExitError", &format!("the invoker ended: {status}"));
-                }
-                () = tokio::time::sleep(LOOK) => {}
-            }
-            if Instant::now() >= deadline {
+            () = tokio::time::sleep(TIMEOUT) => {
                 let message = format!("Task timed out after {} seconds", TIMEOUT.as_secs());
-                break function_error("Sandbox.Timedout", &message);
+                return Err(function_error("Sandbox.Timedout", &message));
             }
         };
-        // Dropping the process kills it; the next invocation gets a new environment.
-        *slot = None;
-        Err(failure)
+        lock(&self.idle).push(environment);
+        answer
     }
 
-    /// Resolves when the process that was started last has ended. Invocations wait for it.
-    pub async fn ended(&self) {
-        if let Some(environment) = self.environment.lock().await.as_ref() {
-            environment.process.ended().await;
-        }
+    fn idle(&self) -> Option<Environment> {
+        let mut idle = lock(&self.idle);
+        idle.retain(|environment| !environment.process.has_ended());
+        idle.pop()
     }
 
-    /// The id of the process that was started last.
-    #[must_use]
-    pub fn process_id(&self) -> i32 {
-        self.process_id.load(Ordering::Relaxed)
+    /// The process that was started last.
+    pub fn newest(&self) -> Arc<Process> {
+        Arc::clone(&lock(&self.newest))
     }
 
-    /// Stops the function and the Runtime API.
+    /// Stops the function.
     pub async fn stop(&self) {
-        if let Some(Environment { simulator, process }) = self.environment.lock().await.take() {
-            process.stop().await;
-            simulator.shutdown().await;
-        }
+        let idle = std::mem::take(&mut *lock(&self.idle));
+        futures_util::future::join_all(idle.iter().map(|it| it.process.stop())).await;
     }
+}
+
+impl Environment {
+    fn start(spec: &Spec) -> Result<Self> {
+        let (invocations, taken) = mpsc::channel(1);
+        let (answered, answers) = mpsc::channel(1);
+        let api = Api { invocations: tokio::sync::Mutex::new(taken), answers: answered };
+        let api = Data::new(api);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let address = listener.local_addr()?.to_string();
+        let server = HttpServer::new(move || {
+            App::new()
+                .app_data(api.clone())
+                .app_data(JsonConfig::default().content_type_required(false))
+                .service(
+                    web::scope("/2018-06-01/runtime")
+                        .route("/invocation/next", web::get().to(next_invocation))
+                        .route("/invocation/{id}/response", web::post().to(response))
+                        .route("/invocation/{id}/error", web::post().to(error)),
+                )
+        });
+        let server = server.workers(1).disable_signals().listen(listener)?.run();
+        let handle = server.handle();
+        tokio::spawn(server);
+        let mut spec = spec.clone();
+        let variables = [
+            ("AWS_LAMBDA_RUNTIME_API", &*address),
+            ("AWS_LAMBDA_FUNCTION_NAME", "invoker"),
+            ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
+            ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128"),
+        ];
+        spec.environment.extend(variables.map(|(name, it)| (name.to_owned(), it.to_owned())));
+        let (process, _) = Process::start(&spec)?;
+        Ok(Self { process: Arc::new(process), server: handle, invocations, answers })
+    }
+}
+
+impl Drop for Environment {
+    fn drop(&mut self) {
+        // Sends the command; nobody has to wait for the end.
+        drop(self.server.stop(false));
+        self.process.kill();
+    }
+}
+
+async fn next_invocation(api: Data<Api>) -> HttpResponse {
+    let Some(payload) = api.invocations.lock().await.recv().await else {
+        return HttpResponse::Gone().finish();
+    };
+    let deadline = (SystemTime::now() + TIMEOUT).duration_since(UNIX_EPOCH).unwrap_or_default();
+    let arn = "arn:aws:lambda:us-east-1:000000000000:function:invoker";
+    HttpResponse::Ok()
+        .insert_header(("Lambda-Runtime-Aws-Request-Id", Uuid::new_v4().to_string()))
+        .insert_header(("Lambda-Runtime-Deadline-Ms", deadline.as_millis().to_string()))
+        .insert_header(("Lambda-Runtime-Invoked-Function-Arn", arn))
+        .json(payload)
+}
+
+async fn response(body: Json<Value>, api: Data<Api>) -> HttpResponse {
+    answer(&api, Ok(body.into_inner())).await
+}
+
+async fn error(body: Json<Value>, api: Data<Api>) -> HttpResponse {
+    let text = |name: &str| body.get(name).and_then(Value::as_str).unwrap_or_default();
+    answer(&api, Err(function_error(text("errorType"), text("errorMessage")))).await
+}
+
+async fn answer(api: &Api, answer: Answer) -> HttpResponse {
+    // An environment that nobody waits for is gone.
+    let _ = api.answers.send(answer).await;
+    HttpResponse::Accepted().json(json!({"status": "OK"}))
 }
 
 fn function_error(error_type: &str, message: &str) -> ServiceError {
     let cause = json!({"errorType": error_type, "errorMessage": message});
     ServiceError { error: error_type.to_owned(), cause: cause.to_string() }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,17 +2,17 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Result;
 use journal::{Journal, Settings};
-use testing::{CREDENTIAL, REGION, TABLE_NAME, Table};
+use testing::{CREDENTIAL, Process, REGION, Spec, TABLE_NAME, Table};
 use workflow::Definition;
 
 use crate::asl::{Execution, ExecutionEnd, Services, StateMachine};
 use crate::container::Container;
 use crate::front_door;
 use crate::lambda::Lambda;
-use testing::Spec;
 
 /// The hidden subcommand under which this executable is the agent-runtime.
 pub const AGENT: &str = "agent-runtime-process";
@@ -114,7 +114,7 @@ impl System {
             ("AGENT_RUNTIME_ARN", AGENT_RUNTIME_ARN.to_owned()),
             ("AWS_ENDPOINT_URL_BEDROCK_AGENTCORE", format!("http://{front_door}")),
         ];
-        let lambda = Lambda::start(spec(options, &table, INVOKER, environment)).await?;
+        let lambda = Lambda::start(spec(options, &table, INVOKER, environment))?;
         Ok(Self { table, agent_address: String::new(), agent: None, lambda, machine })
     }
 
@@ -161,15 +161,10 @@ impl System {
         self.agent.as_ref().map(|agent| agent.process().id())
     }
 
-    /// Resolves when the invoker that was started last has ended.
-    pub async fn invoker_ended(&self) {
-        self.lambda.ended().await;
-    }
-
-    /// The process id of the invoker that was started last.
+    /// The invoker's process that was started last.
     #[must_use]
-    pub fn invoker_process_id(&self) -> i32 {
-        self.lambda.process_id()
+    pub fn invoker(&self) -> Arc<Process> {
+        self.lambda.newest()
     }
 
     /// Stops everything: first the processes, so that they can write their last events, last the

@@ -212,7 +212,7 @@ async fn up_serves_curl_and_leaves_nothing_behind_however_it_ends() {
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGKILL] {
         let mut up = Up::start();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        let body = json!({"session_id": uuid::Uuid::new_v4(), "prompt": "hi"});
+        let body = json!({"session_id": uuid::Uuid::new_v4().to_string(), "prompt": "hi"});
         let request = client
             .post(format!("http://{}/invocations", up.agent))
             .header("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -56,5 +58,44 @@ fn every_dependency_is_permissive_and_from_the_registry() {
             "{name} is from {}",
             package["source"]
         );
+    }
+}
+
+/// The features of the crates that decide what a program can do, as a build of these packages has
+/// them.
+fn features(packages: &[&str]) -> BTreeMap<String, BTreeSet<String>> {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--locked", "--prefix", "none", "--format", "{p}|{f}"])
+        .args(packages)
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut found = BTreeMap::new();
+    for line in String::from_utf8(output.stdout).unwrap().lines() {
+        // Empty between two packages.
+        let Some((package, features)) = line.split_once('|') else { continue };
+        let name = package.split(' ').next().unwrap();
+        if ["aws-config", "rustls", "serde_json", "tokio"].contains(&name) {
+            let features = features.trim_end_matches(" (*)").split(',').map(str::to_owned);
+            let features: BTreeSet<_> = features.filter(|name| name != "test-util").collect();
+            let first = found.entry(name.to_owned()).or_insert_with(|| features.clone());
+            assert_eq!(*first, features, "{name} is built twice");
+        }
+    }
+    found
+}
+
+#[test]
+fn what_is_tested_has_the_features_of_what_ships() {
+    let tested = features(&["--workspace", "--edges", "normal,dev"]);
+    assert_eq!(tested.len(), 4, "{tested:?}");
+    for feature in ["credentials-login", "credentials-process", "sso"] {
+        assert!(tested["aws-config"].contains(feature), "people sign in by {feature}");
+    }
+    assert!(tested["serde_json"].contains("preserve_order"));
+    for package in ["agent-runtime", "invoker", "operator"] {
+        let ships = features(&["--package", package, "--edges", "normal"]);
+        assert_eq!(ships, tested, "{package}");
     }
 }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use journal::{Event, SORT_KEY_PREFIX, Status};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use testing::{CREDENTIAL, REGION, TABLE_NAME, Table};
 
 const LOCAL_DEVELOPMENT: &str = include_str!("../../LOCAL_DEVELOPMENT.md");
@@ -76,32 +76,6 @@ fn queries(session_id: &str) -> Vec<Vec<String>> {
     commands.collect()
 }
 
-/// The request that the AWS CLI makes of a command's options.
-fn request(options: &[String]) -> Value {
-    let mut request = Map::new();
-    let mut options = options.iter();
-    while let Some(option) = options.next() {
-        let mut value = || options.next().unwrap().clone();
-        let (name, value) = match option.as_str() {
-            "--table-name" => ("TableName", json!(value())),
-            "--consistent-read" => ("ConsistentRead", json!(true)),
-            "--no-scan-index-forward" => ("ScanIndexForward", json!(false)),
-            "--key-condition-expression" => ("KeyConditionExpression", json!(value())),
-            "--filter-expression" => ("FilterExpression", json!(value())),
-            "--projection-expression" => ("ProjectionExpression", json!(value())),
-            "--expression-attribute-names" => {
-                ("ExpressionAttributeNames", serde_json::from_str(&value()).unwrap())
-            }
-            "--expression-attribute-values" => {
-                ("ExpressionAttributeValues", serde_json::from_str(&value()).unwrap())
-            }
-            other => panic!("what does {other} mean?"),
-        };
-        request.insert(name.to_owned(), value);
-    }
-    request.into()
-}
-
 /// A table with the history whose examples the document shows, and the sort keys that its queries
 /// must give, in their order.
 async fn journal() -> (Table, String, Vec<Vec<String>>) {
@@ -125,20 +99,6 @@ async fn journal() -> (Table, String, Vec<Vec<String>>) {
 fn sort_keys(answer: &Value) -> Vec<String> {
     let items = answer["Items"].as_array().unwrap();
     items.iter().map(|item| item["SK"]["S"].as_str().unwrap().to_owned()).collect()
-}
-
-#[tokio::test]
-async fn the_queries_give_what_the_document_says() {
-    let (table, session_id, expected) = journal().await;
-    let found: Vec<_> = queries(&session_id)
-        .iter()
-        .map(|options| {
-            let request = serde_json::from_value(request(options)).unwrap();
-            sort_keys(&serde_json::to_value(table.database.query(request).unwrap()).unwrap())
-        })
-        .collect();
-    assert_eq!(found, expected);
-    table.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use agent_runtime::{Agent, AgentError, Invocation};
 use chrono::{TimeDelta, Utc};
-use journal::Timestamp;
+use journal::{Status, Timestamp};
 use local::asl::{Execution, ExecutionEnd, Resource};
 use local::front_door;
 use nix::sys::signal::{Signal, kill};
@@ -38,8 +38,24 @@ async fn check(name: &str, stack: Stack, run: &Execution) -> ExecutionEnd {
 #[tokio::test(flavor = "multi_thread")]
 async fn completed() {
     let stack = Stack::start("sh -c 'sleep 0.2; cat'", 600).await;
-    let outcome = check("completed", stack, &execution(json!({"prompt": "hi"}))).await;
-    assert_eq!(outcome, ExecutionEnd::Succeeded(json!({"prompt": "hi"})));
+    let run = execution(json!({"prompt": "hi", "n": 7}));
+    let end = stack.system.run(&run).await;
+    assert_eq!(end, ExecutionEnd::Succeeded(json!({"prompt": "hi", "n": 7})));
+    let events = stack.events(&run.name).await;
+    check_history("completed", &events);
+    assert!(events.iter().all(|event| event.invocation_id == run.id));
+    assert!(
+        events.iter().all(|event| event.extra.is_empty() && !event.event_id.is_empty()),
+        "{events:?}"
+    );
+    let sources: Vec<_> = events[..4].iter().map(|event| event.source.as_str()).collect();
+    assert_eq!(sources, ["workflow", "invoker", "agent", "agent"]);
+    assert_eq!(events[0].event_id, format!("{}#initiated", run.id));
+    let trace = events[0].trace_id.as_deref().unwrap();
+    assert!(trace.len() == 32 && trace.bytes().all(|byte| byte.is_ascii_hexdigit()), "{trace}");
+    assert!(events.iter().all(|event| event.trace_id.as_deref() == Some(trace)), "{events:?}");
+    assert!(events.iter().all(|event| event.timestamp.len() == 27), "{events:?}");
+    stack.system.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,8 +75,17 @@ async fn running() {
 async fn agent_failed() {
     let stack =
         Stack::start("sh -c 'echo reading 3 files >&2; echo no such model >&2; exit 3'", 600).await;
-    let outcome = check("agent-failed", stack, &execution(json!({"prompt": "hi"}))).await;
-    assert_eq!(failure(outcome).0, "AgentError");
+    let (run, words) =
+        (execution(json!({"prompt": "hi"})), "reading 3 files\nno such model (exit status: 3)");
+    assert_eq!(failure(stack.system.run(&run).await), ("AgentError".into(), words.into()));
+    let events = stack.events(&run.name).await;
+    check_history("agent-failed", &events);
+    // The workflow's own event repeats type and message.
+    let last = events.last().unwrap();
+    assert_eq!(last.status, Status::SessionFailed);
+    assert_eq!(last.error_type.as_deref(), Some("AgentError"));
+    assert_eq!(last.error_message.as_deref(), Some(words));
+    stack.system.stop().await;
 }
 
 struct Panics;
@@ -79,7 +104,8 @@ async fn agent_panicked() {
     let container = Container::start(open(table.client_config()), Panics);
     let stack = Stack::around(table, &container.address, 600).await;
     let outcome = check("agent-panicked", stack, &execution(json!({}))).await;
-    assert_eq!(failure(outcome).0, "Panic");
+    let words = "the agent panicked: index out of bounds: the len is 3 but the index is 7";
+    assert_eq!(failure(outcome), ("Panic".to_owned(), words.to_owned()));
     container.stop().await;
 }
 
@@ -128,7 +154,10 @@ async fn invocation_failed() {
     // Nobody listens on port 1: AgentCore answers 424.
     let stack = Stack::around(Table::open(None, 0).await.unwrap(), "127.0.0.1:1", 600).await;
     let outcome = check("invocation-failed", stack, &execution(json!({}))).await;
-    assert_eq!(failure(outcome).0, "RuntimeClientError");
+    let (error, cause) = failure(outcome);
+    assert_eq!(error, "RuntimeClientError");
+    let words = "InvokeAgentRuntime failed: RuntimeClientError: the container does not answer";
+    assert!(cause.starts_with(words), "{cause}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -154,7 +183,7 @@ async fn invoker_crashed() {
     let run = execution(json!({}));
     let crash = async {
         let request = listener.accept().await.unwrap();
-        kill(Pid::from_raw(stack.system.invoker_process_id()), Signal::SIGKILL).unwrap();
+        kill(Pid::from_raw(stack.system.invoker().id()), Signal::SIGKILL).unwrap();
         request
     };
     let (outcome, _request) = tokio::join!(stack.system.run(&run), crash);
@@ -247,7 +276,10 @@ async fn two_runs() {
     assert_eq!(failure(stack.system.run(&first).await).1, "wrong input (exit status: 1)");
     let second = execution(json!({"session_id": id, "prompt": "right"}));
     assert_eq!(stack.system.run(&second).await, ExecutionEnd::Succeeded(json!(7)));
-    check_history("two-runs", &stack.events(&id).await);
+    let events = stack.events(&id).await;
+    check_history("two-runs", &events);
+    let of = |run: &Execution| events.iter().filter(|event| event.invocation_id == run.id).count();
+    assert_eq!((of(&first), of(&second), events.len()), (7, 6, 13));
     stack.system.stop().await;
 }
 

@@ -113,12 +113,19 @@ impl Process {
         self.group.as_raw()
     }
 
+    /// Kills the child's group, if the child has not ended.
+    pub fn kill(&self) {
+        if !self.has_ended() {
+            let _ = killpg(self.group, Signal::SIGKILL);
+        }
+    }
+
     /// Stops the child: SIGTERM, and SIGKILL to its group if that does not help.
     pub async fn stop(&self) {
         if !self.has_ended() {
             let _ = kill(self.group, Signal::SIGTERM);
             if tokio::time::timeout(STOP_DEADLINE, self.ended()).await.is_err() {
-                let _ = killpg(self.group, Signal::SIGKILL);
+                self.kill();
                 self.ended().await;
             }
         }
@@ -127,9 +134,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if !self.has_ended() {
-            let _ = killpg(self.group, Signal::SIGKILL);
-        }
+        self.kill();
     }
 }
 
