@@ -8,12 +8,13 @@
 //! | finds an item but is not told which, after an ambiguous attempt | *unknown* |
 //! | is throttled, or cannot connect | not applied: again, with backoff, until the deadline |
 //! | waits for other writes until the deadline | not applied: final |
-//! | times out, is cut, is answered 5xx | may be applied: again; from now on a failure is *unknown* |
-//! | is refused (no table, denied, no credentials, invalid) | final, unless the event is terminal |
+//! | times out, is cut, is answered 5xx or unreadably | may be applied: again; from now on a failure is *unknown* |
+//! | is refused (no table, denied, no credentials, no region, invalid) | final, unless the event is terminal |
 
 use std::collections::HashMap;
 use std::time::Duration;
 
+use aws_sdk_dynamodb::operation::RequestId;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
 use tokio::time::Instant;
@@ -60,6 +61,14 @@ pub(crate) async fn append(
     let mut backoff = FIRST_BACKOFF;
     let mut step = FIRST_STEP_MICROS;
     let mut ambiguous = false;
+    // Held until the event is written or given up.
+    let _turn = match event.status.is_progress() {
+        true => {
+            let turn = journal.progress_turns.acquire();
+            tokio::time::timeout_at(patience.deadline, turn).await.ok()
+        }
+        false => None,
+    };
     loop {
         let fault = match put(journal, event.to_item(), patience.deadline).await {
             Put::Written => return Ok(time),
@@ -94,7 +103,7 @@ pub(crate) async fn append(
                 fault
             }
         };
-        let refused = matches!(fault.kind, FaultKind::Refused { .. } | FaultKind::Credentials);
+        let refused = fault.is_refusal();
         // Writers that failed together must not return together.
         let wait = backoff.mul_f64(0.5 + fastrand::f64() / 2.0);
         if (refused && !patience.terminal) || Instant::now() + wait >= patience.deadline {
@@ -133,7 +142,12 @@ async fn put(journal: &Journal, item: HashMap<String, AttributeValue>, deadline:
         .send();
     // The SDK's future has 6 KB: boxed, a waiting task does not carry them.
     let error = match tokio::time::timeout_at(deadline, Box::pin(request)).await {
-        Ok(Ok(_)) => return Put::Written,
+        Ok(Ok(output)) if output.request_id().is_some() => return Put::Written,
+        // Such as a proxy's empty 200.
+        Ok(Ok(_)) => {
+            let text = "the answer has no request id, so it is not DynamoDB's";
+            return Put::Fault(SdkFault::of(FaultKind::Ambiguous, text));
+        }
         Ok(Err(error)) => error,
         Err(_) => {
             return Put::Fault(SdkFault::of(FaultKind::Ambiguous, "no answer before the deadline"));

@@ -51,9 +51,12 @@ pub struct SdkFault {
 /// What may be concluded from a failed call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FaultKind {
+    /// The environment is wrong, so nothing could be sent: no region, or an endpoint that is not a URL.
+    Misconfigured,
     /// There are no credentials, or AWS refuses them: no retry helps, nothing was applied.
     Credentials,
-    /// The service refused the request with this code (HTTP 4xx): nothing was applied.
+    /// The service refused the request with this code (HTTP 4xx): nothing was applied. An answer
+    /// without a readable code is ambiguous, whatever its status: it may be a proxy's.
     Refused {
         /// The service's error code, such as `AccessDeniedException`.
         code: String,
@@ -62,7 +65,8 @@ pub enum FaultKind {
     Throttled,
     /// No connection could be made: nothing was applied, a later attempt may succeed.
     NotConnected,
-    /// The request may or may not have been applied: a timeout, a cut connection, HTTP 5xx.
+    /// The request may or may not have been applied: a timeout, a cut connection, an unreadable
+    /// answer, HTTP 5xx.
     Ambiguous,
 }
 
@@ -91,24 +95,33 @@ impl SdkFault {
         });
         let code = error.as_service_error().and_then(|service| service.code());
         let status = error.raw_response().map(|response| response.status().as_u16());
+        let misconfigured = misconfiguration(error);
         let kind = match (code, status) {
+            _ if misconfigured.is_some() => FaultKind::Misconfigured,
             _ if credentials => FaultKind::Credentials,
             _ if unsent => FaultKind::NotConnected,
             (Some(code), _) if CREDENTIAL_CODES.contains(&code) => FaultKind::Credentials,
             (Some(code), _) if THROTTLING_CODES.contains(&code) => FaultKind::Throttled,
             (_, Some(429)) => FaultKind::Throttled,
-            (code, Some(status @ 400..=499)) => {
-                FaultKind::Refused { code: code.map_or(format!("HTTP{status}"), str::to_owned) }
-            }
+            (Some(code), Some(400..=499)) => FaultKind::Refused { code: code.to_owned() },
             _ => FaultKind::Ambiguous,
         };
         let message = error.as_service_error().and_then(|service| service.message());
         let text = match (code, status) {
+            // The SDK's own text has the whole request in it.
+            _ if misconfigured.is_some() => misconfigured.unwrap_or_default().to_owned(),
             (Some(code), _) => format!("{code}: {}", message.unwrap_or("no message")),
             (None, Some(status)) => format!("{} (HTTP {status})", display_chain(error)),
             (None, None) => display_chain(error),
         };
         Self { kind, text }
+    }
+
+    /// Whether no retry helps until somebody corrects something.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        use FaultKind::{Credentials, Misconfigured, Refused};
+        matches!(self.kind, Refused { .. } | Credentials | Misconfigured)
     }
 
     pub(crate) fn of(kind: FaultKind, text: &str) -> Self {
@@ -127,6 +140,7 @@ impl Error for SdkFault {}
 /// What a fault means for `table`, with the permission that the call needs.
 pub(crate) fn refusal(fault: &SdkFault, table: &str, permission: &str) -> String {
     match &fault.kind {
+        FaultKind::Misconfigured => format!("table {table} cannot be reached"),
         FaultKind::Credentials => format!("no valid AWS credentials to use table {table}"),
         FaultKind::Refused { code } => match code.as_str() {
             "ResourceNotFoundException" => format!("table {table} does not exist"),
@@ -139,6 +153,21 @@ pub(crate) fn refusal(fault: &SdkFault, table: &str, permission: &str) -> String
             format!("table {table} did not answer")
         }
     }
+}
+
+/// What of the environment is wrong, if that is why nothing was sent. The SDK says it by text alone.
+fn misconfiguration(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    const REGION: &str = "there is no valid AWS region: set AWS_REGION";
+    const ENDPOINT: &str = "an endpoint is not a URL: see AWS_ENDPOINT_URL and AWS_ENDPOINT_URL_… (endpoint_url of the \
+         profile)";
+    let texts = [
+        ("Missing Region", REGION),
+        ("invalid value for field: `region`", REGION),
+        ("failed to apply endpoint", ENDPOINT),
+        ("unsupported scheme", ENDPOINT),
+    ];
+    let said = |text: &str| chain(error).any(|cause| cause.to_string().contains(text));
+    texts.into_iter().find(|(text, _)| said(text)).map(|(_, meaning)| meaning)
 }
 
 /// The messages of an error and of all its causes, joined by `: `, each said once.

@@ -8,13 +8,17 @@ use chrono::{DateTime, Utc};
 use tokio::sync::Semaphore;
 
 use crate::{
-    AppendError, AppendErrorKind, Event, ReadError, SdkFault, SessionId, SessionJournal, Settings,
-    Source, Timestamp,
+    AppendError, AppendErrorKind, BoundedAnswers, Event, ReadError, SdkFault, SessionId,
+    SessionJournal, Settings, Source, Timestamp,
 };
 
 /// Writes under way at a time. Each has a connection, and a process may open a limited number of
 /// files. At the usual 4 ms a write, these are 8,000 writes a second.
 const WRITES_AT_A_TIME: usize = 32;
+
+/// Progress events that are tried at a time, of these writes. One that is throttled keeps its turn,
+/// so progress slows down and leaves a busy table to the starts and ends of tasks.
+const PROGRESS_AT_A_TIME: usize = 4;
 
 /// Longest wait for the answer to one request. An answer that is later may still mean success.
 const READ_TIMEOUT: Duration = Duration::from_secs(3);
@@ -36,6 +40,7 @@ pub struct Journal {
     pub(crate) reader: Arc<OnceLock<Client>>,
     pub(crate) settings: Arc<Settings>,
     pub(crate) turns: Arc<Semaphore>,
+    pub(crate) progress_turns: Arc<Semaphore>,
     clock: Clock,
 }
 
@@ -58,12 +63,14 @@ impl Journal {
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts)
             .identity_cache(identities)
+            .interceptor(BoundedAnswers)
             .build();
         Self {
             client: Client::from_conf(config),
             settings: Arc::new(settings),
             reader: Arc::default(),
             turns: Arc::new(Semaphore::new(WRITES_AT_A_TIME)),
+            progress_turns: Arc::new(Semaphore::new(PROGRESS_AT_A_TIME)),
             clock: Arc::new(Utc::now),
         }
     }

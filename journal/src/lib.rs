@@ -14,10 +14,12 @@
 //!   in `append`.
 //! - [`ending`]: how a run ended, as one function of its events.
 //! - [`SdkFault`]: what a failed call of the AWS SDK allows to conclude.
+//! - [`BoundedAnswers`]: no answer of a service fills the memory.
 //! - [`Settings`]: the environment variables that every writer reads.
 
 mod append;
 mod append_error;
+mod bounded;
 mod ending;
 mod event;
 mod fault;
@@ -32,6 +34,7 @@ pub mod text;
 mod timestamp;
 
 pub use append_error::{AppendError, AppendErrorKind};
+pub use bounded::BoundedAnswers;
 pub use ending::{Ending, ending};
 pub use event::{Draft, Event, SORT_KEY_PREFIX, Source};
 pub use fault::{FaultKind, SdkFault, display_chain};

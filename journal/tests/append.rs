@@ -97,6 +97,86 @@ async fn a_fault_that_passes_leaves_exactly_one_item() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_that_cannot_be_read_or_is_a_proxys_is_never_final() {
+    for fault in [
+        Fault::Unreadable(400),
+        Fault::Unreadable(403),
+        Fault::Proxy(400, ""),
+        Fault::Proxy(403, "<html>denied</html>"),
+        Fault::Proxy(407, "<html>sign in</html>"),
+        Fault::Proxy(408, ""),
+        Fault::Proxy(421, ""),
+        Fault::Proxy(425, ""),
+    ] {
+        // After an answer that was lost: the first put was applied.
+        let dynamo = Dynamo::scripted([Fault::DropAfter, fault]);
+        writer(&open(&dynamo)).append(draft(), None, DEADLINE).await.unwrap();
+        assert_eq!((events(&dynamo).await.len(), dynamo.calls().len()), (1, 3), "{fault:?}");
+        let dynamo = Dynamo::new(move |_| fault);
+        let error = writer(&open(&dynamo)).append(draft(), None, DEADLINE).await.unwrap_err();
+        assert_eq!(error.kind, AppendErrorKind::Unknown, "{fault:?}: {error:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_not_dynamodbs_is_no_success() {
+    for fault in [Fault::Proxy(200, ""), Fault::Proxy(200, "{}"), Fault::Proxy(204, "")] {
+        let dynamo = Dynamo::scripted([fault]);
+        writer(&open(&dynamo)).append(draft(), None, DEADLINE).await.unwrap();
+        assert_eq!((events(&dynamo).await.len(), dynamo.calls().len()), (1, 2), "{fault:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_without_end_is_cut() {
+    let dynamo = Dynamo::scripted([Fault::Endless]);
+    writer(&open(&dynamo)).append(draft(), None, DEADLINE).await.unwrap();
+    assert_eq!((events(&dynamo).await.len(), dynamo.calls().len()), (1, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_taken_keys_are_passed_in_some_ten_puts() {
+    let dynamo = Dynamo::new(|_| Fault::None);
+    let journal = open(&dynamo).with_clock(clock(&Arc::default()));
+    let other = writer(&journal);
+    for _ in 0..1_000 {
+        other.append(draft(), None, DEADLINE).await.unwrap();
+    }
+    let calls = dynamo.calls().len();
+    let start = Instant::now();
+    writer(&journal).append(draft(), None, DEADLINE).await.unwrap();
+    let puts = dynamo.calls().len() - calls;
+    assert!(puts <= 12, "{puts} puts");
+    assert_eq!(start.elapsed(), Duration::ZERO, "the table answers, so nothing waits");
+    assert_eq!(events(&dynamo).await.len(), 1_001);
+}
+
+#[tokio::test(start_paused = true)]
+async fn progress_leaves_turns_to_the_starts_and_ends_of_tasks() {
+    // A table that throttles progress for as long as it comes, and has room for the rest.
+    let dynamo = Dynamo::new(|call| match call.status().starts_with("TASK_") {
+        true => Fault::Refused("ThrottlingException"),
+        false => Fault::None,
+    });
+    let journal = open(&dynamo);
+    let progress = Vec::from_iter((0..300).map(|number| {
+        let id = format!("session-of-a-talkative-agent-{number:010}").parse().unwrap();
+        let writer = journal.session(id, "run-1", Source::Agent);
+        let draft = Draft::progress("plan", journal::Step::Started, "").unwrap();
+        tokio::spawn(async move { writer.append(draft, None, DEADLINE).await })
+    }));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let start = Instant::now();
+    writer(&journal).append(draft(), None, DEADLINE).await.unwrap();
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    let tried = dynamo.calls().len();
+    assert!(tried < 100, "{tried} puts in a second: what is throttled slows down");
+    for progress in progress {
+        assert_eq!(progress.await.unwrap().unwrap_err().kind, AppendErrorKind::Failed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_own_write_whose_answer_was_lost_is_recognised_and_not_moved() {
     let dynamo = Dynamo::scripted([Fault::DropAfter]);
     let time = writer(&open(&dynamo)).append(draft(), None, DEADLINE).await.unwrap();

@@ -3,7 +3,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
-use journal::{Ending, Event, FaultKind, Journal, SdkFault, SessionId, Status, display_chain};
+use journal::{Ending, Event, Journal, SdkFault, SessionId, Status, display_chain};
 use operator::history::{newest, runs};
 use operator::{Printer, timeline};
 use tokio::time::Instant;
@@ -90,8 +90,7 @@ fn tolerate<E>(fault: &SdkFault, error: &E, read: &[Event]) -> Result<()>
 where
     E: Clone + std::error::Error + Send + Sync + 'static,
 {
-    let permanent = matches!(fault.kind, FaultKind::Credentials | FaultKind::Refused { .. });
-    if read.is_empty() || permanent {
+    if read.is_empty() || fault.is_refusal() {
         return Err(error.clone().into());
     }
     writeln!(std::io::stderr(), "warning: {}; trying again", display_chain(error))?;

@@ -20,7 +20,11 @@ use aws_smithy_runtime_api::client::http::{
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_types::body::SdkBody;
+use bytes::Bytes;
 use dynoxide::{Database, DynoxideError};
+use futures_util::stream;
+use http_body::Frame;
+use http_body_util::StreamBody;
 use serde_json::{Value, json};
 
 use crate::table::{REGION, TABLE_NAME, create_table};
@@ -46,6 +50,12 @@ pub enum Fault {
     CutBody,
     /// No connection can be made.
     NoConnection,
+    /// It is not applied, and a proxy answers in its place: this status and body.
+    Proxy(u16, &'static str),
+    /// It is not applied, and the answer with this status breaks off in the middle of its body.
+    Unreadable(u16),
+    /// It is applied, and the answer does not end.
+    Endless,
 }
 
 /// Decides what happens to a request.
@@ -162,7 +172,28 @@ impl Dynamo {
 }
 
 fn response(status: u16, body: String) -> HttpResponse {
-    HttpResponse::new(status.try_into().unwrap(), SdkBody::from(body))
+    let mut response = foreign(status, body);
+    response.headers_mut().insert("x-amzn-requestid", "request-1");
+    response
+}
+
+/// An answer of something that is not DynamoDB.
+fn foreign(status: u16, body: impl Into<SdkBody>) -> HttpResponse {
+    HttpResponse::new(status.try_into().unwrap(), body.into())
+}
+
+/// A body of which the half comes.
+fn broken_off() -> SdkBody {
+    let half = Ok(Frame::data(Bytes::from("{\"__type\": \"x#Val")));
+    let cut = Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+    SdkBody::from_body_1_x(StreamBody::new(stream::iter([half, cut])))
+}
+
+/// A body that goes on and on.
+fn endless() -> SdkBody {
+    let block = Bytes::from(vec![b' '; 1024 * 1024]);
+    let blocks = stream::repeat_with(move || Ok::<_, io::Error>(Frame::data(block.clone())));
+    SdkBody::from_body_1_x(StreamBody::new(blocks))
 }
 
 fn exception(status: u16, name: &str) -> HttpResponse {
@@ -205,6 +236,12 @@ impl HttpConnector for Dynamo {
                 Fault::CutBody => {
                     dynamo.apply(&call);
                     Ok(response(200, "{\"Attrib".to_owned()))
+                }
+                Fault::Proxy(status, body) => Ok(foreign(status, body)),
+                Fault::Unreadable(status) => Ok(foreign(status, broken_off())),
+                Fault::Endless => {
+                    dynamo.apply(&call);
+                    Ok(foreign(200, endless()))
                 }
                 Fault::NoConnection => Err(broken(io::ErrorKind::ConnectionRefused)),
             }
