@@ -3,13 +3,14 @@
 use std::time::SystemTime;
 
 use actix_web::http::header::{HeaderMap, HeaderValue};
+use journal::text::is_invocation_id;
 use journal::{SessionId, span_attributes};
 use opentelemetry::trace::{SpanKind, TraceContextExt, Tracer};
 use opentelemetry::{Context, KeyValue, global};
 use telemetry::TraceParent;
 use uuid::Uuid;
 
-use crate::request::{BadRequest, Request, is_id};
+use crate::request::{BadRequest, Request};
 
 /// The header in which AgentCore gives the session id.
 pub const SESSION_HEADER: &str = "X-Amzn-Bedrock-AgentCore-Runtime-Session-Id";
@@ -21,23 +22,31 @@ pub(crate) struct Caller {
     pub request_id: String,
     traceparent: Option<TraceParent>,
     pub baggage: Option<String>,
+    /// Absent if the body comes in chunks.
+    pub content_length: Option<usize>,
     received: SystemTime,
 }
 
 impl Caller {
     pub fn of(headers: &HeaderMap) -> Result<Self, BadRequest> {
+        let mut session_ids = headers.get_all(SESSION_HEADER);
+        let first = session_ids.next();
+        if session_ids.any(|other| Some(other) != first) {
+            return Err(BadRequest::TwoSessionHeaders);
+        }
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         // A header that is not text cannot be an id either.
         let id = |header: &HeaderValue| header.to_str().unwrap_or_default().parse::<SessionId>();
-        let request_id = text(REQUEST_HEADER).filter(|id| is_id(id)).map(str::to_owned);
+        let request_id = text(REQUEST_HEADER).filter(|id| is_invocation_id(id)).map(str::to_owned);
         let traceparent = text("traceparent").and_then(|text| text.parse::<TraceParent>().ok());
         Ok(Self {
-            session_id: headers.get(SESSION_HEADER).map(id).transpose()?,
+            session_id: first.map(id).transpose()?,
             // A new one if AgentCore (or `curl`) gave none that can be journaled.
             request_id: request_id.unwrap_or_else(|| Uuid::new_v4().to_string()),
             traceparent: traceparent
                 .map(|parent| parent.with_state(text("tracestate").unwrap_or_default())),
             baggage: text("baggage").map(str::to_owned),
+            content_length: text("content-length").and_then(|length| length.parse().ok()),
             received: SystemTime::now(),
         })
     }

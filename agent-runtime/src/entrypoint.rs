@@ -5,6 +5,7 @@
 //! after the event, so that a refusal is journaled too.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Addr;
@@ -17,6 +18,7 @@ use journal::{Draft, Journal, SessionJournal, Source, Status};
 use opentelemetry::KeyValue;
 use opentelemetry::trace::{SpanRef, TraceContextExt};
 use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -24,10 +26,21 @@ use tracing::Instrument;
 use crate::caller::Caller;
 use crate::refusal::Refusal;
 use crate::request::{Request, parse};
+use crate::socket::Socket;
 use crate::supervisor::{Start, Supervisor};
 use crate::{Invocation, TaskContext};
 
 const BODY_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How long a shutdown waits for the rest of a body.
+const DRAIN_GRACE: Duration = Duration::from_secs(1);
+
+/// A body up to this size is read at once, and understood on the journal's own thread.
+const SMALL_BODY_BYTES: usize = 64 * 1024;
+
+/// Memory for the larger bodies that are in hand at a time.
+pub(crate) const LARGE_BODIES_BYTES: usize = 100 * 1024 * 1024;
+
 const STARTED_DEADLINE: Duration = Duration::from_secs(10);
 const FAILED_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -40,6 +53,8 @@ pub(crate) struct Entrypoint {
     /// Cancelled when the host is told to stop.
     pub draining: CancellationToken,
     pub max_body_bytes: usize,
+    /// Bytes of [`LARGE_BODIES_BYTES`] that are free.
+    pub large_bodies: Arc<Semaphore>,
     /// The runtime of the journal.
     pub runtime: Handle,
     /// What the shutdown waits for.
@@ -52,7 +67,8 @@ pub(crate) async fn invocations(
     payload: Payload,
     entrypoint: Data<Entrypoint>,
 ) -> HttpResponse {
-    match entrypoint.answer(http.headers(), payload).await {
+    let socket = http.conn_data::<Socket>().cloned();
+    match entrypoint.answer(http.headers(), socket, payload).await {
         Ok(answer) => HttpResponse::Ok().content_type("application/json").body(answer),
         Err(refusal) => HttpResponse::from(&refusal),
     }
@@ -61,32 +77,78 @@ pub(crate) async fn invocations(
 impl Entrypoint {
     /// Answers a request. It is handled in tasks of its own, because it has to come to its last
     /// event even if the caller hangs up in the middle.
-    async fn answer(&self, headers: &HeaderMap, payload: Payload) -> Result<Bytes, Refusal> {
+    async fn answer(
+        &self,
+        headers: &HeaderMap,
+        socket: Option<Socket>,
+        payload: Payload,
+    ) -> Result<Bytes, Refusal> {
         if self.draining.is_cancelled() {
             return Err(Refusal::shutting_down());
         }
         let caller = Caller::of(headers)?;
         let entrypoint = self.clone();
+        // The shutdown waits for this, from the head of the request on.
+        let pending = self.tasks.token();
         // On this thread, which reads the socket, until the body is there.
         let handled = actix_web::rt::spawn(async move {
-            let body = entrypoint.read(payload).await;
-            let request = body
-                .and_then(|body| Ok(parse(&body, caller.session_id.as_ref(), &caller.request_id)?));
-            let tasks = entrypoint.tasks.clone();
-            let runtime = entrypoint.runtime.clone();
-            tasks.spawn_on(entrypoint.handle(caller, request), &runtime).await
+            let _pending = pending;
+            let (runtime, tasks) = (entrypoint.runtime.clone(), entrypoint.tasks.clone());
+            let large = entrypoint.turn_for(caller.content_length).await;
+            let body = match large {
+                Ok(_) => entrypoint.read(payload).await,
+                Err(ref refusal) => Err(refusal.clone()),
+            };
+            // actix has given the connection up, and with it this request.
+            if let (Some(socket), Err(refusal @ Refusal { cut: true, .. })) = (socket, &body) {
+                socket.answer(refusal);
+            }
+            let handle = async move {
+                let (caller, request) = understand(caller, body).await;
+                let answer = entrypoint.handle(caller, request).await;
+                drop(large);
+                answer
+            };
+            tasks.spawn_on(handle, &runtime).await
         });
         handled.await.flatten().unwrap_or_else(|error| {
             Err(Refusal::internal(format!("the entrypoint failed: {error}")))
         })
     }
 
+    /// Waits until a body of this size may be read: large ones take memory, so there may only be
+    /// some at a time.
+    async fn turn_for(
+        &self,
+        bytes: Option<usize>,
+    ) -> Result<Option<OwnedSemaphorePermit>, Refusal> {
+        let bytes = bytes.unwrap_or(self.max_body_bytes).min(self.max_body_bytes);
+        if bytes <= SMALL_BODY_BYTES {
+            return Ok(None);
+        }
+        let bytes = bytes.min(LARGE_BODIES_BYTES);
+        let turn = Arc::clone(&self.large_bodies).acquire_many_owned(bytes as u32);
+        match tokio::time::timeout(BODY_DEADLINE, turn).await {
+            Ok(Ok(turn)) => Ok(Some(turn)),
+            _ => Err(Refusal::busy()),
+        }
+    }
+
     async fn read(&self, payload: Payload) -> Result<Bytes, Refusal> {
         let body = payload.to_bytes_limited(self.max_body_bytes);
-        match tokio::time::timeout(BODY_DEADLINE, body).await {
+        let draining = async {
+            self.draining.cancelled().await;
+            tokio::time::sleep(DRAIN_GRACE).await;
+        };
+        let body = tokio::select! {
+            body = tokio::time::timeout(BODY_DEADLINE, body) => body,
+            () = draining => return Err(Refusal::shutting_down()),
+        };
+        match body {
             Ok(Ok(Ok(body))) => Ok(body),
             Ok(Ok(Err(error))) => {
-                Err(Refusal::invalid(format!("the body was not received whole: {error}")))
+                let refusal = Refusal::invalid(format!("the body was not received whole: {error}"));
+                Err(Refusal { cut: true, ..refusal })
             }
             Ok(Err(_)) => Err(Refusal::too_large(self.max_body_bytes)),
             Err(_) => {
@@ -150,6 +212,26 @@ impl Entrypoint {
             }
         }
         answer
+    }
+}
+
+/// Reads a body. A large one on a thread of its own, because that takes milliseconds.
+async fn understand(
+    caller: Caller,
+    body: Result<Bytes, Refusal>,
+) -> (Caller, Result<Request, Refusal>) {
+    let large = body.as_ref().is_ok_and(|body| body.len() > SMALL_BODY_BYTES);
+    let understand = move || {
+        let request =
+            body.and_then(|body| Ok(parse(&body, caller.session_id.as_ref(), &caller.request_id)?));
+        (caller, request)
+    };
+    if !large {
+        return understand();
+    }
+    match tokio::task::spawn_blocking(understand).await {
+        Ok(understood) => understood,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
 }
 

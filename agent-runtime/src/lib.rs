@@ -51,8 +51,8 @@
 //!   the running agent.
 //! - `task` (a plain task) guards the agent and writes its one terminal event, as `outcome` decides.
 //!   `progress` is the agent's own way into the journal.
-//! - `agents` are the kinds of agent. `health` answers `/ping`. `server` and `run` are the process
-//!   around all this.
+//! - `agents` are the kinds of agent. `health` answers `/ping`, `socket` what actix does not. `server`
+//!   and `run` are the process around all this.
 
 mod agent;
 mod agents;
@@ -68,6 +68,7 @@ mod request;
 mod run;
 mod server;
 mod settings;
+mod socket;
 mod supervisor;
 mod task;
 mod task_context;

@@ -26,6 +26,12 @@ pub(crate) fn terminated() -> AgentError {
     AgentError::new("Terminated", "the container was told to stop before the agent ended")
 }
 
+/// Why a task failed whose start may be in the journal although the agent was not started.
+pub(crate) fn not_started() -> AgentError {
+    let text = "the agent was not started: it is unknown whether its start was journaled";
+    AgentError::new("NotStarted", text)
+}
+
 /// Why a task failed that did not end by itself.
 pub(crate) fn not_joined(error: JoinError) -> AgentError {
     match error.try_into_panic() {

@@ -6,34 +6,45 @@ use crate::request::BadRequest;
 use crate::supervisor::StartError;
 
 /// A request that started no task: the answer's status, the event's type and the text of both.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Refusal {
     pub status: StatusCode,
     pub error_type: &'static str,
     pub message: String,
+    /// Whether the body broke off.
+    pub cut: bool,
 }
 
 impl Refusal {
+    fn new(status: StatusCode, error_type: &'static str, message: String) -> Self {
+        Self { status, error_type, message, cut: false }
+    }
+
     pub fn invalid(message: String) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, error_type: "InvalidRequest", message }
+        Self::new(StatusCode::BAD_REQUEST, "InvalidRequest", message)
     }
 
     pub fn too_large(limit: usize) -> Self {
         let message = format!("the body is larger than {limit} bytes (MAX_BODY_BYTES)");
-        Self { status: StatusCode::PAYLOAD_TOO_LARGE, error_type: "PayloadTooLarge", message }
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "PayloadTooLarge", message)
+    }
+
+    pub fn busy() -> Self {
+        let message = "too many large bodies are in hand: try again".to_owned();
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "Busy", message)
     }
 
     pub fn shutting_down() -> Self {
         let message = StartError::ShuttingDown.to_string();
-        Self { status: StatusCode::SERVICE_UNAVAILABLE, error_type: "ShuttingDown", message }
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "ShuttingDown", message)
     }
 
     pub fn journal(message: String) -> Self {
-        Self { status: StatusCode::INTERNAL_SERVER_ERROR, error_type: "JournalError", message }
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "JournalError", message)
     }
 
     pub fn internal(message: String) -> Self {
-        Self { status: StatusCode::INTERNAL_SERVER_ERROR, error_type: "InternalError", message }
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the body of `/invocations` means.
 
 use actix_web::web::Bytes;
-use journal::text::MAX_ID_BYTES;
+use journal::text::is_invocation_id;
 use journal::{InvalidSessionId, SessionId, Timestamp};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -42,6 +42,8 @@ pub(crate) enum BadRequest {
     NoSessionId,
     #[error("the session id in the body differs from the one in the header")]
     TwoSessionIds,
+    #[error("the session id is in two headers that differ")]
+    TwoSessionHeaders,
     #[error("\"{0}\" {1}")]
     Field(&'static str, &'static str),
 }
@@ -91,7 +93,7 @@ fn value(raw: &RawValue) -> Value {
 
 fn invocation_id_of(value: &Value) -> Result<String, BadRequest> {
     const RULE: &str = "must be a text of 1 to 512 bytes without control characters";
-    let id = value.as_str().filter(|id| is_id(id));
+    let id = value.as_str().filter(|id| is_invocation_id(id));
     id.map(str::to_owned).ok_or(BadRequest::Field("invocation_id", RULE))
 }
 
@@ -126,11 +128,6 @@ fn traceparent(value: Option<Value>) -> Result<Option<TraceParent>, BadRequest> 
         Some(Value::String(text)) => Ok(text.parse().ok()),
         Some(_) => Err(BadRequest::Field("trace", "must hold \"traceparent\" as a text")),
     }
-}
-
-/// Whether a caller's text may become an attribute of an event and an environment variable.
-pub(crate) fn is_id(text: &str) -> bool {
-    (1..=MAX_ID_BYTES).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use std::net::TcpListener;
 use std::process::ExitCode;
 
 use actix::System;
+use futures_util::FutureExt;
+use futures_util::future::select_all;
 use journal::{Journal, SettingError};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,7 +19,7 @@ use crate::{Agent, CommandAgent, Settings, serve};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Runs an agent as the container's main process: reads the environment (see [`Settings`]), logs to
-/// stderr, serves until SIGTERM or SIGINT. The exit code is 2 if a setting is missing or invalid,
+/// stderr, serves until SIGTERM, SIGINT, SIGHUP or SIGQUIT. The exit code is 2 if a setting is missing or invalid,
 /// and 1 if the server fails.
 #[must_use]
 pub fn run(agent: impl Agent) -> ExitCode {
@@ -40,20 +42,21 @@ fn host(settings: Settings, agent: impl Agent) -> io::Result<()> {
     let runtime: &'static Runtime =
         Box::leak(Box::new(Builder::new_current_thread().enable_all().build()?));
     System::with_tokio_rt(|| runtime).block_on(async {
-        let (mut terminate, mut interrupt) =
-            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let signals = [
+            SignalKind::terminate(),
+            SignalKind::interrupt(),
+            SignalKind::hangup(),
+            SignalKind::quit(),
+        ];
+        let mut signals = signals.into_iter().map(signal).collect::<io::Result<Vec<_>>>()?;
         let listener = listen(&settings)?;
         tracing::info!(address = %listener.local_addr()?, "listening");
         let journal = async {
             let aws = aws_config::load_from_env().await;
             Journal::new((&aws).into(), settings.journal)
         };
-        let shutdown = async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        };
+        let received = signals.iter_mut().map(|signal| Box::pin(signal.recv()));
+        let shutdown = select_all(received).map(drop);
         serve(listener, journal, settings.max_body_bytes, agent, shutdown).await
     })
 }

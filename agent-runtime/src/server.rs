@@ -1,6 +1,7 @@
 use std::future::Future;
 use std::io;
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Actor;
@@ -10,13 +11,15 @@ use futures_util::FutureExt;
 use journal::Journal;
 use serde_json::json;
 use tokio::runtime::{Builder, Handle};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::Agent;
 use crate::agent::erase;
-use crate::entrypoint::{Entrypoint, invocations};
+use crate::entrypoint::{Entrypoint, LARGE_BODIES_BYTES, invocations};
 use crate::health::Health;
+use crate::socket::Socket;
 use crate::supervisor::Supervisor;
 
 /// How long a shutdown waits for the terminal events. With what follows (the last
@@ -64,6 +67,7 @@ pub async fn serve(
         supervisor,
         draining: draining.clone(),
         max_body_bytes,
+        large_bodies: Arc::new(Semaphore::new(LARGE_BODIES_BYTES)),
         runtime: Handle::current(),
         tasks: tasks.clone(),
     });
@@ -77,6 +81,7 @@ pub async fn serve(
             .default_service(web::to(not_found))
     })
     .workers(2)
+    .on_connect(Socket::keep)
     // The listener has to stay open through the drain, to answer 503 and /ping.
     .disable_signals()
     .shutdown_timeout(1)

@@ -5,7 +5,8 @@
 use std::time::Duration;
 
 use journal::{
-    AppendError, Draft, SessionJournal, Status, Timestamp, display_chain, span_attributes,
+    AppendError, AppendErrorKind, Draft, SessionJournal, Status, Timestamp, display_chain,
+    span_attributes,
 };
 use opentelemetry::KeyValue;
 use opentelemetry::context::FutureExt;
@@ -20,7 +21,7 @@ use tracing::Instrument;
 use crate::Invocation;
 use crate::agent::AnyAgent;
 use crate::health::Busy;
-use crate::outcome::{Outcome, not_joined, terminal_event, terminated};
+use crate::outcome::{Outcome, not_joined, not_started, terminal_event, terminated};
 
 /// How long AGENT_BACKGROUND_TASK_STARTED is tried before the agent is given up.
 const STARTED_DEADLINE: Duration = Duration::from_secs(10);
@@ -90,8 +91,10 @@ impl Task {
         let draft = Draft::new(Status::AgentBackgroundTaskStarted);
         let durable = self.journal.append(draft, Some(self.after), STARTED_DEADLINE).await;
         let started_at = durable.as_ref().ok().copied();
+        let mut unknown = false;
         if let Err(error) = &durable {
             telemetry::record_error(&span, "JournalError", &display_chain(error));
+            unknown = error.kind == AppendErrorKind::Unknown;
         }
         // The caller may have gone away; the task runs all the same.
         let _ = started.send(durable);
@@ -104,6 +107,9 @@ impl Task {
                 telemetry::record_error(&span, &error.error_type, &error.message);
             }
             self.end(&outcome).await;
+        } else if unknown {
+            // If the start is in the journal, so is its end.
+            self.end(&Err(not_started())).await;
         }
         span.end();
         drop(self.busy);

@@ -6,7 +6,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use agent_runtime::SESSION_HEADER;
+use agent_runtime::{SESSION_HEADER, SessionId};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::{Value, json};
@@ -108,6 +108,80 @@ async fn an_invalid_or_missing_session_id_is_refused_before_any_write() {
         .unwrap();
     assert!(missing.contains("\\\"session_id\\\": \\\"session-"), "an example: {missing}");
     assert!(host.dynamo.calls().is_empty());
+}
+
+#[tokio::test]
+async fn two_session_headers_that_differ_are_refused() {
+    let host = calm_host();
+    let post = || host.client.post(host.url("/invocations")).body("{}");
+    let (one, two) = (session_id().to_string(), session_id().to_string());
+    let differ = post().header(SESSION_HEADER, &one).header(SESSION_HEADER, &two);
+    let answer = differ.send().await.unwrap();
+    assert_eq!(answer.status(), 400);
+    assert!(answer.text().await.unwrap().contains("two headers that differ"));
+    assert!(host.dynamo.calls().is_empty());
+    let same = post().header(SESSION_HEADER, &one).header(SESSION_HEADER, &one);
+    assert_eq!(same.send().await.unwrap().status(), 200);
+}
+
+/// Sends the head of a request and some of its body.
+async fn send_head(host: &Host, id: &SessionId, framing: &str, body: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(host.address).await.unwrap();
+    let head = format!(
+        "POST /invocations HTTP/1.1\r\nHost: x\r\n{SESSION_HEADER}: {id}\r\n{framing}\r\n\r\n{body}"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream
+}
+
+async fn answer_of(mut stream: TcpStream) -> String {
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn broken_chunks_are_answered_400() {
+    let (host, id) = (calm_host(), session_id());
+    let framing = "Transfer-Encoding: chunked\r\nConnection: close";
+    let stream = send_head(&host, &id, framing, "not hex\r\n{}\r\n0\r\n\r\n").await;
+    let answer = answer_of(stream).await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_body_whose_rest_comes_after_the_shutdown_began_is_answered() {
+    let id = session_id();
+    let dynamo = Dynamo::new(|_| Fault::None);
+    let mut host = Host::start(&dynamo);
+    let framing = "Content-Length: 15\r\nConnection: close";
+    let mut stream = send_head(&host, &id, framing, "{\"do\":").await;
+    // The head is there once another request is answered.
+    host.ping().await;
+    host.begin_to_stop();
+    eventually("the shutdown", async || {
+        let post = host.client.post(host.url("/invocations")).body("no JSON").send();
+        (post.await.ok()?.status() == 503).then_some(())
+    })
+    .await;
+    stream.write_all(b"\"return\"").await.unwrap();
+    stream.write_all(b"}").await.unwrap();
+    let answer = answer_of(stream).await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    let statuses = host.statuses(&id).await;
+    assert_eq!(statuses, ["AGENT_ENTRYPOINT_STARTED", "AGENT_ENTRYPOINT_FAILED"]);
+}
+
+#[tokio::test]
+async fn more_large_bodies_than_there_is_room_for_wait_and_are_all_answered() {
+    let host = calm_host();
+    let body = json!({"do": "return", "pad": "x".repeat(9_900_000)}).to_string();
+    let calls = (0..14).map(|_| async {
+        let id = session_id();
+        assert_eq!(host.post(&id, body.clone()).await.status(), 200);
+        host.terminal(&id).await;
+    });
+    futures_util::future::join_all(calls).await;
 }
 
 #[tokio::test]

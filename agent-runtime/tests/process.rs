@@ -4,8 +4,9 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, ChildStderr, Command};
 use std::time::{Duration, Instant};
 
 use agent_runtime::SESSION_HEADER;
@@ -371,6 +372,17 @@ async fn sigterm_ends_every_task_and_the_process_in_time() {
 }
 
 #[tokio::test]
+async fn sighup_and_sigquit_end_the_process_as_sigterm_does() {
+    for signal in [Signal::SIGHUP, Signal::SIGQUIT] {
+        let (container, id) = (Container::start("sleep 300").await, session_id());
+        assert_eq!(container.post(&id, &json!({})).await.0, 200);
+        container.program.signal(signal);
+        assert_eq!(container.program.ended().await, "exit status: 0", "{signal}");
+        assert_eq!(container.end(&id).await.error_type.as_deref(), Some("Terminated"), "{signal}");
+    }
+}
+
+#[tokio::test]
 async fn sigterm_while_the_journal_is_down_ends_within_ten_seconds_and_logs_the_event_whole() {
     let mut container = Container::start("sh -c 'echo run > $FOLDER/file; sleep 300'").await;
     let id = session_id();
@@ -412,22 +424,85 @@ async fn sigterm_while_the_journal_is_down_ends_within_ten_seconds_and_logs_the_
     assert_eq!(event["ErrorType"], "Terminated");
 }
 
-#[tokio::test]
-async fn a_log_that_nobody_reads_changes_nothing_in_the_journal() {
-    let table = Table::open(None, 0).await.unwrap();
+/// The binary with its log in a pipe, of which the first line was read; where it serves.
+fn start_piped(table: &Table, command: &str) -> (Child, BufReader<ChildStderr>, String) {
     let mut child = Command::new(PROGRAM)
         .envs([("JOURNAL_TABLE_NAME", TABLE_NAME), ("HOST", "127.0.0.1"), ("PORT", "0")])
         .envs([("AWS_ACCESS_KEY_ID", CREDENTIAL), ("AWS_SECRET_ACCESS_KEY", CREDENTIAL)])
-        .envs([("AWS_REGION", REGION), ("AGENT_COMMAND", "sh -c 'echo word >&2; echo 7'")])
+        .envs([("AWS_REGION", REGION), ("AGENT_COMMAND", command)])
         .env("AWS_ENDPOINT_URL_DYNAMODB", table.endpoint())
         .stderr(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    let mut stderr = std::io::BufReader::new(child.stderr.take().unwrap());
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
     let mut line = String::new();
-    std::io::BufRead::read_line(&mut stderr, &mut line).unwrap();
+    stderr.read_line(&mut line).unwrap();
     let listening: Value = serde_json::from_str(&line).unwrap();
     let url = format!("http://{}/invocations", listening["fields"]["address"].as_str().unwrap());
+    (child, stderr, url)
+}
+
+#[tokio::test]
+async fn a_log_that_is_open_and_not_read_stops_nothing() {
+    let table = Table::open(None, 0).await.unwrap();
+    let (client, journal) = (reqwest::Client::new(), open_table(&table));
+    // The agent fills the pipe, whoever reads, and works on.
+    let fills = "sh -c 'yes a line of the log | head -n 200000 >&2; echo done >&3; sleep 300'";
+    let (mut child, mut stderr, url) = start_piped(&table, fills);
+    let (id, refused) = (session_id(), session_id());
+    let post = async |id: &SessionId, body: &'static str| {
+        let post = client.post(&url).header(SESSION_HEADER, id.as_str()).body(body);
+        post.timeout(Duration::from_secs(10)).send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(post(&id, "{}").await, 200);
+    for _ in 0..10 {
+        assert_eq!(post(&refused, "no JSON").await, 400);
+    }
+    let other = session_id();
+    assert_eq!(post(&other, "{}").await, 200);
+    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    let start = Instant::now();
+    let ended = tokio::task::spawn_blocking(move || child.wait().unwrap());
+    assert_eq!(ended.await.unwrap().code(), Some(0));
+    println!("ended {:?} after SIGTERM; the rule is 10 s", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    for id in [&id, &other] {
+        let events = journal.events(id).await.unwrap();
+        assert_eq!(events.last().unwrap().error_type.as_deref(), Some("Terminated"));
+    }
+    // What was in the pipe is whole.
+    let mut log = String::new();
+    stderr.read_to_string(&mut log).unwrap();
+    assert!(log.lines().count() > 100);
+}
+
+#[tokio::test]
+async fn an_environment_in_which_nothing_can_be_sent_is_named_at_once() {
+    for (name, value, said) in [
+        ("AWS_REGION", "", "set AWS_REGION"),
+        ("AWS_REGION", "no region", "set AWS_REGION"),
+        ("AWS_ENDPOINT_URL_DYNAMODB", "no-url", "see AWS_ENDPOINT_URL"),
+        ("AWS_ENDPOINT_URL_DYNAMODB", "http://", "see AWS_ENDPOINT_URL"),
+        ("AWS_ENDPOINT_URL_DYNAMODB", "ftp://127.0.0.1", "see AWS_ENDPOINT_URL"),
+    ] {
+        let alone = [("AWS_EC2_METADATA_DISABLED", "true"), ("AWS_CONFIG_FILE", "/dev/null")];
+        let environment = [&alone[..], &[(name, value)]].concat();
+        let container = Container::start_with("cat", &environment).await;
+        let start = Instant::now();
+        let (status, answer) = container.post(&session_id(), &json!({"secret": 7})).await;
+        let error = answer["error"].as_str().unwrap();
+        assert_eq!(status, 500);
+        assert!(error.contains(said), "{error}");
+        assert!(!error.contains("EventId") && !error.contains("secret"), "{error}");
+        // One attempt of each of two events.
+        assert!(start.elapsed() < Duration::from_secs(3), "{name}={value}: {:?}", start.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_changes_nothing_in_the_journal() {
+    let table = Table::open(None, 0).await.unwrap();
+    let (mut child, stderr, url) = start_piped(&table, "sh -c 'echo word >&2; echo 7'");
     drop(stderr);
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let (id, refused) = (session_id(), session_id());

@@ -156,6 +156,54 @@ async fn an_agent_does_not_run_whose_start_cannot_be_journaled_and_the_next_try_
 }
 
 #[tokio::test]
+async fn a_start_of_which_nobody_knows_leaves_no_run_open() {
+    // The first put is applied and its answer lost; the second is refused.
+    let lost = AtomicBool::new(false);
+    let dynamo = Dynamo::new(move |call| match call.status() {
+        "AGENT_BACKGROUND_TASK_STARTED" if !lost.swap(true, Ordering::Relaxed) => Fault::DropAfter,
+        "AGENT_BACKGROUND_TASK_STARTED" => Fault::Refused("AccessDeniedException"),
+        _ => Fault::None,
+    });
+    let (host, id) = (Host::start(&dynamo), session_id());
+    let (status, answer) = host.invoke(&id, "run-1", json!({"do": "return"})).await;
+    assert_eq!(status, 500);
+    let error = answer["error"].as_str().unwrap();
+    assert!(error.contains("it is unknown whether AGENT_BACKGROUND_TASK_STARTED"), "{error}");
+    let end = host.terminal(&id).await;
+    assert_eq!(end.status.as_str(), "AGENT_BACKGROUND_TASK_FAILED");
+    assert_eq!(end.error_type.as_deref(), Some("NotStarted"));
+    assert_eq!(host.runs.load(Ordering::SeqCst), 0);
+    eventually("the host to be idle", async || (host.ping().await.0 == "Healthy").then_some(()))
+        .await;
+    let mut statuses = host.statuses(&id).await;
+    statuses.sort();
+    let expected = [
+        "AGENT_BACKGROUND_TASK_FAILED",
+        "AGENT_BACKGROUND_TASK_STARTED",
+        "AGENT_ENTRYPOINT_FAILED",
+        "AGENT_ENTRYPOINT_STARTED",
+    ];
+    assert_eq!(statuses, expected);
+}
+
+#[tokio::test]
+async fn a_running_task_is_known_after_any_number_of_others() {
+    let (host, id) = (calm_host(), session_id());
+    let (_, first) = host.invoke(&id, "run-1", json!({"do": "hang"})).await;
+    // More than are remembered of those that have ended.
+    for _ in 0..11 {
+        let others = (0..100).map(|_| async {
+            let (status, _) = host.invoke(&session_id(), "run-1", json!({"do": "return"})).await;
+            assert_eq!(status, 200);
+        });
+        futures_util::future::join_all(others).await;
+    }
+    let (_, again) = host.invoke(&id, "run-1", json!({"do": "hang"})).await;
+    assert_eq!(first, again, "one task, one answer");
+    assert_eq!(host.runs.load(Ordering::SeqCst), 1_101);
+}
+
+#[tokio::test]
 async fn a_request_that_cannot_be_journaled_is_answered_500() {
     let dynamo = Dynamo::new(|_| Fault::Refused("ResourceNotFoundException"));
     let (host, id) = (Host::start(&dynamo), session_id());

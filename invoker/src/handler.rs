@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use aws_sdk_bedrockagentcore::Client;
 use chrono::Utc;
+use journal::text::is_invocation_id;
 use journal::{
     AppendError, Draft, Journal, SessionId, Source, Status, Timestamp, display_chain,
     span_attributes,
@@ -10,7 +11,8 @@ use journal::{
 use lambda_runtime::{Context, Diagnostic, LambdaEvent};
 use opentelemetry::trace::{SpanKind, TraceContextExt, Tracer};
 use opentelemetry::{KeyValue, global};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use telemetry::TraceParent;
 use thiserror::Error;
@@ -33,7 +35,8 @@ const OUTCOME_DEADLINE: Duration = Duration::from_secs(4);
 pub struct Request {
     /// The session.
     pub session_id: SessionId,
-    /// The run of the session: the execution's id.
+    /// The run of the session: the execution's id, by the rule that the container has for it.
+    #[serde(deserialize_with = "invocation_id")]
     pub invocation_id: String,
     /// The timestamp of SESSION_INITIATED.
     pub after: Option<Timestamp>,
@@ -200,6 +203,13 @@ fn trace(request: &Request, context: &Context, cold: bool) -> opentelemetry::Con
         .with_attributes(invocation.into_iter().chain(ids))
         .start_with_context(&tracer, &parent);
     parent.with_span(span)
+}
+
+fn invocation_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    const RULE: &str =
+        "\"invocation_id\" must be a text of 1 to 512 bytes without control characters";
+    let id = String::deserialize(deserializer)?;
+    if is_invocation_id(&id) { Ok(id) } else { Err(D::Error::custom(RULE)) }
 }
 
 fn failed(error_type: &str, message: &str) -> Draft {

@@ -100,9 +100,15 @@ pub(crate) async fn invoke(
     payload.trace = traceparent.clone().map(|traceparent| Trace { traceparent });
     let payload = serde_json::to_vec(&payload).unwrap_or_default();
     let attempts = attempts(client, settings, session_id, Blob::new(payload), traceparent, &trace);
-    let answer = tokio::time::timeout(within, attempts).await.unwrap_or_else(|_| {
-        Err(Failure::Unknown("InvokeAgentRuntime did not answer in time".to_owned()))
-    });
+    let answer = match within.is_zero() {
+        false => tokio::time::timeout(within, attempts).await.unwrap_or_else(|_| {
+            Err(Failure::Unknown("InvokeAgentRuntime did not answer in time".to_owned()))
+        }),
+        true => {
+            let message = "the function has too little time left to call the agent".to_owned();
+            Err(Failure::Definite { error_type: "NoTimeLeft".to_owned(), message })
+        }
+    };
     let span = trace.span();
     match &answer {
         Ok(answer) => span.set_attribute(KeyValue::new(
@@ -162,12 +168,16 @@ async fn attempts(
             continue;
         }
         let code = service.and_then(|service| service.meta().code());
-        return Err(match (&fault.kind, code) {
-            (FaultKind::Credentials, _) => definite(SdkFault::CREDENTIALS_ERROR, &fault),
-            (FaultKind::NotConnected, _) => definite("NotConnected", &fault),
-            (_, Some(code)) => definite(code, &fault),
-            (FaultKind::Refused { code }, None) => definite(code, &fault),
-            (_, None) => Failure::Unknown(fault.to_string()),
+        // The status of an answer that could be read.
+        let status = service.and(error.raw_response()).map(|answer| answer.status().as_u16());
+        return Err(match (&fault.kind, code, status) {
+            (FaultKind::Credentials, ..) => definite(SdkFault::CREDENTIALS_ERROR, &fault),
+            (FaultKind::Misconfigured, ..) => definite("Misconfigured", &fault),
+            (FaultKind::NotConnected, ..) => definite("NotConnected", &fault),
+            (_, Some(code), _) => definite(code, &fault),
+            // A proxy's refusal has no code. It did not hand the request on.
+            (_, None, Some(status @ 400..=499)) => definite(&format!("HTTP{status}"), &fault),
+            (_, None, _) => Failure::Unknown(fault.to_string()),
         });
     }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use aws_sdk_bedrockagentcore::Client;
 use aws_sdk_bedrockagentcore::config::Builder;
 use aws_sdk_bedrockagentcore::config::retry::RetryConfig;
-use journal::Journal;
+use journal::{BoundedAnswers, Journal};
 use lambda_runtime::layers::TracingLayer;
 use lambda_runtime::tower::util::AndThenLayer;
 use lambda_runtime::{LambdaEvent, Runtime, service_fn};
@@ -29,7 +29,8 @@ fn serve(settings: Settings, telemetry: &Telemetry) -> Result<(), lambda_runtime
         let mut terminate = signal(SignalKind::terminate())?;
         let aws = aws_config::load_from_env().await;
         let journal = Journal::new((&aws).into(), settings.journal.clone());
-        let client = Builder::from(&aws).retry_config(RetryConfig::disabled()).build();
+        let client = Builder::from(&aws).retry_config(RetryConfig::disabled());
+        let client = client.interceptor(BoundedAnswers).build();
         let handler = Handler::new(journal, Client::from_conf(client), settings);
         // After the answer, so that the caller does not wait for it, and before the sandbox is
         // frozen.

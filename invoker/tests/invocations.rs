@@ -280,6 +280,8 @@ async fn an_answer_that_is_not_agentcores_is_definite_for_4xx_and_unknown_for_5x
     let outcome = run_calmly(vec![page(403)]).await;
     assert_eq!(outcome.statuses()[1], "AGENT_INVOCATION_FAILED");
     assert_eq!(outcome.diagnostic().error_type, "HTTP403");
+    let busy = run_calmly(vec![page(429), page(429), page(429), page(429)]).await;
+    assert_eq!(busy.diagnostic().error_type, "HTTP429", "nothing was applied");
     let outcome = run_calmly(vec![page(504)]).await;
     assert_eq!(outcome.events[1].error_type.as_deref(), Some("OutcomeUnknown"));
     assert_eq!(outcome.result.unwrap().status_code, None);
@@ -298,6 +300,15 @@ async fn an_ambiguous_failure_returns_and_says_that_the_outcome_is_unknown() {
         assert_eq!(outcome.requests.len(), 1, "not retried: the agent may be running");
         assert_eq!(outcome.result.unwrap().status_code, None);
     }
+}
+
+#[tokio::test]
+async fn with_too_little_time_left_nothing_is_sent_and_the_failure_says_so() {
+    let dynamo = Dynamo::new(|_| Fault::None);
+    let outcome = run(&dynamo, vec![], request(), Duration::from_secs(4)).await;
+    assert!(outcome.requests.is_empty());
+    assert_eq!(outcome.statuses(), ["AGENT_INVOCATION_STARTED", "AGENT_INVOCATION_FAILED"]);
+    assert_eq!(outcome.diagnostic().error_type, "NoTimeLeft");
 }
 
 #[tokio::test]
@@ -348,6 +359,9 @@ async fn a_malformed_request_is_refused_with_the_rule_before_any_write() {
         ("session_id", json!("short"), "33 to 100 characters"),
         ("after", json!("yesterday"), "2026-11-23T02:45:00.120000Z"),
         ("invocation_id", json!(7), "invalid type"),
+        ("invocation_id", json!(""), "1 to 512 bytes without control characters"),
+        ("invocation_id", json!("a\nb"), "1 to 512 bytes without control characters"),
+        ("invocation_id", json!("x".repeat(513)), "1 to 512 bytes without control characters"),
     ] {
         let mut request = request();
         request[field] = value;

@@ -62,12 +62,16 @@ pub(crate) async fn append(
     let mut step = FIRST_STEP_MICROS;
     let mut ambiguous = false;
     // Held until the event is written or given up.
-    let _turn = match event.status.is_progress() {
-        true => {
-            let turn = journal.progress_turns.acquire();
-            tokio::time::timeout_at(patience.deadline, turn).await.ok()
-        }
-        false => None,
+    let _turn = if event.status.is_progress() {
+        let turn = journal.progress_turns.acquire();
+        let Ok(turn) = tokio::time::timeout_at(patience.deadline, turn).await else {
+            let text = "it waited for other progress until the deadline";
+            let fault = SdkFault::of(FaultKind::NotConnected, text);
+            return Err(journal.append_error(event, AppendErrorKind::Failed, fault));
+        };
+        turn.ok()
+    } else {
+        None
     };
     loop {
         let fault = match put(journal, event.to_item(), patience.deadline).await {

@@ -12,6 +12,13 @@ pub const MAX_PROGRESS_BYTES: usize = 1024;
 /// Longest of the short attributes (`InvocationId`, `ErrorType`, `TraceId`) in bytes of UTF-8.
 pub const MAX_ID_BYTES: usize = 512;
 
+/// Whether a caller's text may become an `InvocationId` and an environment variable: 1 to 512 bytes
+/// without control characters.
+#[must_use]
+pub fn is_invocation_id(text: &str) -> bool {
+    (1..=MAX_ID_BYTES).contains(&text.len()) && !text.chars().any(char::is_control)
+}
+
 /// The longest beginning of `text` that has at most `max_bytes` and ends between two characters.
 #[must_use]
 pub fn truncate(text: &str, max_bytes: usize) -> &str {

@@ -125,7 +125,7 @@ pub fn options(agent: AgentArgs) -> Result<Options> {
         max_poll_attempts: MAX_POLL_ATTEMPTS,
         retention_days: settings.retention_days,
         otlp: None,
-        echo: false,
+        echo: None,
     })
 }
 

@@ -53,8 +53,8 @@ pub struct Options {
     /// The collector to which the children send spans (`OTEL_EXPORTER_OTLP_ENDPOINT`);
     /// `None` leaves it to the environment.
     pub otlp: Option<String>,
-    /// Whether the children's logs are shown on stderr.
-    pub echo: bool,
+    /// What is done with each line of the children's logs. Must not wait.
+    pub echo: Option<fn(&str)>,
 }
 
 /// The running system.

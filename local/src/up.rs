@@ -19,6 +19,7 @@ const ENVIRONMENT_FILE: &str = ".local/env";
 
 /// How long `up` is without a container after one has ended.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
+const MAX_RESTART_DELAY: Duration = Duration::from_secs(30);
 
 /// Starts the system and keeps it up until a signal ends it.
 pub async fn up(args: UpArgs) -> Result<ExitCode> {
@@ -40,7 +41,7 @@ pub async fn up(args: UpArgs) -> Result<ExitCode> {
         dynamodb_port: args.dynamodb_port,
         max_poll_attempts: args.max_poll_attempts,
         otlp: Some(otlp),
-        echo: true,
+        echo: Some(echo),
         ..options(args.agent)?
     };
     let system = Arc::new(System::start(&options).await?);
@@ -49,8 +50,7 @@ pub async fn up(args: UpArgs) -> Result<ExitCode> {
     let workflow = step_functions.address;
     write_environment(&dynamodb, &format!("http://{workflow}"), traces_url)?;
     let session_id = Uuid::new_v4();
-    writeln!(
-        io::stdout(),
+    let text = format!(
         "The agent's entrypoint is http://{address}, DynamoDB is {dynamodb}, Step Functions is http://{workflow}.
 Traces {traces}.
 
@@ -65,14 +65,16 @@ Call the agent's entrypoint directly, and show what it journaled:
   cargo run --bin agent-journal -- events {session_id}
 
 Ctrl-C stops it."
-    )?;
-    let result = tokio::select! {
-        error = keep_agent(&system) => Err(error),
-        () = stop.requested() => Ok(ExitCode::SUCCESS),
-    };
+    );
+    // A terminal that does not scroll (Ctrl-S) must not hold up the system.
+    std::thread::spawn(move || writeln!(io::stdout(), "{text}"));
+    tokio::select! {
+        () = keep_agent(&system) => {}
+        () = stop.requested() => {}
+    }
     step_functions.stop().await;
     system.stop().await;
-    result
+    Ok(ExitCode::SUCCESS)
 }
 
 fn write_environment(dynamodb: &str, workflow: &str, traces_url: Option<String>) -> Result<()> {
@@ -95,14 +97,26 @@ fn write_environment(dynamodb: &str, workflow: &str, traces_url: Option<String>)
         .with_context(|| format!("cannot write {ENVIRONMENT_FILE}"))
 }
 
-/// Replaces an agent-runtime that has ended; resolves when that fails.
-async fn keep_agent(system: &System) -> anyhow::Error {
+/// Shows a line of a child's log, or of this process's. What an agent writes must not drive the
+/// terminal.
+fn echo(line: &str) {
+    telemetry::log_line(&operator::timeline::escape(line));
+}
+
+/// Replaces an agent-runtime that has ended, again and again.
+async fn keep_agent(system: &System) {
     loop {
         let how = system.agent_ended().await;
-        eprintln!("warning: the agent-runtime ended ({how}); starting another");
-        tokio::time::sleep(RESTART_DELAY).await;
-        if let Err(error) = system.replace_agent().await {
-            return error;
+        echo(&format!("warning: the agent-runtime ended ({how}); starting another"));
+        let mut delay = RESTART_DELAY;
+        tokio::time::sleep(delay).await;
+        // Its port may be taken for a moment, or it may die before it listens.
+        while let Err(error) = system.replace_agent().await {
+            delay = (delay * 2).min(MAX_RESTART_DELAY);
+            let seconds = delay.as_secs();
+            let next = format!("trying again in {seconds} s");
+            echo(&format!("warning: the agent-runtime was not started; {next}: {error:#}"));
+            tokio::time::sleep(delay).await;
         }
     }
 }

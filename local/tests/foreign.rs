@@ -189,7 +189,7 @@ impl<'a> Deployed<'a> {
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .into(),
             log: engine.folder.path().join(format!("{name}.log")),
-            echo: false,
+            echo: None,
         };
         let (agent, listens) = Process::start(&spec).unwrap();
         let front_door = front_door::start(&agent.address(listens).await.unwrap()).unwrap();

@@ -14,10 +14,13 @@ use opentelemetry_sdk::trace::SdkTracerProvider;
 use tokio::sync::Mutex;
 
 use crate::collector::Collector;
-use crate::logs;
+use crate::{log_writer, logs};
 
 /// How long a process waits for its collector before it ends or is frozen.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(1);
+
+/// How long a process that may be frozen waits for whoever reads its log.
+const LOG_FLUSH_DEADLINE: Duration = Duration::from_millis(100);
 
 /// Events of one span. An agent's progress has up to 1,000; OpenTelemetry would keep 128.
 const MAX_EVENTS: u32 = 2_000;
@@ -50,9 +53,10 @@ impl Telemetry {
         Self { export }
     }
 
-    /// Sends the spans that have ended. Waits for the collector for one second, and for a tenth of
-    /// that after it did not answer in time.
+    /// Writes the log, and sends the spans that have ended. Waits for the collector for one second,
+    /// and for a tenth of that after it did not answer in time.
     pub async fn flush(&self) {
+        let _ = tokio::task::spawn_blocking(|| log_writer::flush(LOG_FLUSH_DEADLINE)).await;
         if let Some(export) = &self.export {
             export.flush().await;
         }

@@ -16,7 +16,7 @@
 //! | `RUST_LOG` | level of the log |
 //!
 //! - [`run_service`]: the shell of both services' `main`.
-//! - `logs`: the log; `export`: spans on their way; `collector` and `aws`: the HTTP client for it,
+//! - `logs`: the log, and `log_writer` its way to stderr, for which nothing waits; `export`: spans on their way; `collector` and `aws`: the HTTP client for it,
 //!   and the signature that AWS's endpoint asks for.
 //! - [`TraceParent`]: the trace context in a header, a payload or the environment.
 //!
@@ -26,11 +26,12 @@
 mod aws;
 mod collector;
 mod export;
+mod log_writer;
 mod logs;
 mod service;
 mod trace_parent;
 
 pub use export::{Telemetry, record_error};
-pub use logs::log_span;
+pub use logs::{log_line, log_span};
 pub use service::run_service;
 pub use trace_parent::{InvalidTraceParent, TraceParent};

@@ -10,6 +10,8 @@ use tracing::{Span, field};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 
+use crate::log_writer::{self, LogWriter};
+
 /// Target of the spans that give lines their ids.
 const IDS: &str = "ids";
 
@@ -30,6 +32,11 @@ pub fn log_span(session_id: &SessionId, invocation_id: &str, trace: &Context) ->
         span.record("span_id", field::display(trace.span_id()));
     }
     span
+}
+
+/// Writes a line of text to stderr as it is. Does not wait for whoever reads it.
+pub fn log_line(text: &str) {
+    log_writer::write(format!("{text}\n").into_bytes());
 }
 
 /// What is logged unless `RUST_LOG` says something else. The HTTP client would log each failed
@@ -57,7 +64,7 @@ pub(crate) fn start() {
     let invalid = read.as_ref().err().map(ToString::to_string);
     let logs = tracing_subscriber::fmt()
         .with_env_filter(read.or_else(|_| filter(DEFAULT_FILTER)).unwrap_or_default())
-        .with_writer(std::io::stderr)
+        .with_writer(LogWriter)
         // The library would report a closed stderr on stderr, and panic.
         .log_internal_errors(false);
     // A panic is one log line, with the ids of the task in which it happened.

@@ -2,10 +2,15 @@
 
 use std::fmt::Display;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use journal::SettingError;
 
-use crate::Telemetry;
+use crate::log_writer::flush;
+use crate::{Telemetry, log_line};
+
+/// How long a process that ends waits for whoever reads its log.
+const LOG_DEADLINE: Duration = Duration::from_millis(500);
 
 /// Exit code of a process whose environment is missing a setting or holds an invalid one.
 const BAD_ENVIRONMENT: u8 = 2;
@@ -20,18 +25,17 @@ pub fn run_service<S, E: Display>(
     let settings = match settings {
         Ok(settings) => settings,
         Err(error) => {
-            eprintln!("{name}: {error}");
+            log_line(&format!("{name}: {error}"));
+            flush(LOG_DEADLINE);
             return ExitCode::from(BAD_ENVIRONMENT);
         }
     };
     let telemetry = Telemetry::start(name);
     let served = serve(settings, &telemetry);
     telemetry.stop();
-    match served {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{name}: {error}");
-            ExitCode::FAILURE
-        }
+    if let Err(error) = &served {
+        log_line(&format!("{name}: {error}"));
     }
+    flush(LOG_DEADLINE);
+    if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

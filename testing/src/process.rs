@@ -36,8 +36,8 @@ pub struct Spec {
     pub environment: Vec<(String, String)>,
     /// Where its log goes.
     pub log: PathBuf,
-    /// Whether its log is shown on stderr too.
-    pub echo: bool,
+    /// What is done with each line of its log, besides writing it to the file. Must not wait.
+    pub echo: Option<fn(&str)>,
 }
 
 /// A running child in a process group of its own; killed when dropped.
@@ -148,7 +148,12 @@ fn open_log(path: &Path) -> Result<File> {
 }
 
 /// Copies the child's log, and tells the address that it says it listens on.
-async fn follow(stderr: ChildStderr, mut log: File, echo: bool, said: oneshot::Sender<String>) {
+async fn follow(
+    stderr: ChildStderr,
+    mut log: File,
+    echo: Option<fn(&str)>,
+    said: oneshot::Sender<String>,
+) {
     let mut said = Some(said);
     let mut lines = BufReader::new(stderr).split(b'\n');
     while let Ok(Some(line)) = lines.next_segment().await {
@@ -159,8 +164,8 @@ async fn follow(stderr: ChildStderr, mut log: File, echo: bool, said: oneshot::S
             let _ = said.take().map(|said| said.send(address));
         }
         let _ = writeln!(log, "{line}");
-        if echo {
-            eprintln!("{line}");
+        if let Some(echo) = echo {
+            echo(&line);
         }
     }
 }

@@ -46,7 +46,7 @@ impl Program {
             name: "program",
             environment: variables.map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
             log: folder.path().join("log"),
-            echo: false,
+            echo: None,
         };
         let (process, listens) = Process::start(&spec).unwrap();
         let url = format!("http://{}", process.address(listens).await.unwrap());

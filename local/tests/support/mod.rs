@@ -45,7 +45,7 @@ pub fn options(logs: &TempDir, agent_command: &str, max_poll_attempts: u32) -> O
         max_poll_attempts,
         retention_days: None,
         otlp: None,
-        echo: false,
+        echo: None,
     }
 }
 
