@@ -19,7 +19,7 @@ const MAX_PAYLOAD_BYTES: usize = 100 * 1024 * 1024;
 const FORWARDED: [&str; 4] = ["content-type", "baggage", "traceparent", "tracestate"];
 
 #[derive(Clone)]
-struct Container {
+struct Target {
     client: reqwest::Client,
     invocations: String,
 }
@@ -29,7 +29,7 @@ struct Container {
 /// # Errors
 /// If no port can be had.
 pub fn start(agent: &str) -> Result<SocketAddr> {
-    let container = Data::new(Container {
+    let target = Data::new(Target {
         client: reqwest::Client::builder().no_proxy().build()?,
         invocations: format!("http://{agent}/invocations"),
     });
@@ -37,7 +37,7 @@ pub fn start(agent: &str) -> Result<SocketAddr> {
     let address = listener.local_addr()?;
     let server = HttpServer::new(move || {
         App::new()
-            .app_data(container.clone())
+            .app_data(target.clone())
             .app_data(web::PayloadConfig::new(MAX_PAYLOAD_BYTES))
             .route("/runtimes/{arn}/invocations", web::post().to(invoke))
     })
@@ -50,15 +50,15 @@ pub fn start(agent: &str) -> Result<SocketAddr> {
     Ok(address)
 }
 
-async fn invoke(http: HttpRequest, body: Bytes, container: Data<Container>) -> HttpResponse {
+async fn invoke(http: HttpRequest, body: Bytes, target: Data<Target>) -> HttpResponse {
     let header = |name: &str| http.headers().get(name).and_then(|value| value.to_str().ok());
     let session_id = header(SESSION_HEADER).unwrap_or_default();
     if let Err(error) = session_id.parse::<SessionId>() {
         return error_answer(StatusCode::BAD_REQUEST, "ValidationException", &error.to_string());
     }
-    let mut request = container
+    let mut request = target
         .client
-        .post(&container.invocations)
+        .post(&target.invocations)
         .header(SESSION_HEADER, session_id)
         .header(REQUEST_HEADER, Uuid::new_v4().to_string());
     for name in FORWARDED {

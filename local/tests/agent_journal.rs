@@ -325,17 +325,56 @@ async fn start_runs_a_session_and_watch_shows_it_to_its_end() {
     system.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn executions_are_started_once_and_answered_as_step_functions_does() {
-    let stack = Stack::start("sh -c 'sleep 1; cat'", 600).await;
-    let system = Arc::new(stack.system);
-    let step_functions = StepFunctions::start(0, Arc::clone(&system)).unwrap();
+/// The local Step Functions through the real SDK.
+fn sfn(step_functions: &StepFunctions) -> aws_sdk_sfn::Client {
     let config = aws_sdk_sfn::config::Builder::new()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new(REGION))
         .credentials_provider(Credentials::new(CREDENTIAL, CREDENTIAL, None, None, "test"))
         .endpoint_url(format!("http://{}", step_functions.address));
-    let client = aws_sdk_sfn::Client::from_conf(config.build());
+    aws_sdk_sfn::Client::from_conf(config.build())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_input_that_is_nested_too_deep_for_this_machine_is_refused_with_the_limit() {
+    let stack = Stack::start("cat", 600).await;
+    let system = Arc::new(stack.system);
+    let step_functions = StepFunctions::start(0, Arc::clone(&system)).unwrap();
+    let client = sfn(&step_functions);
+    let nested = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
+    let start = |levels: usize| {
+        let id = format!("session-{}", uuid::Uuid::new_v4());
+        let input = format!(r#"{{"session_id":"{id}","a":{}}}"#, nested(levels - 1));
+        let start = client.start_execution().state_machine_arn(STATE_MACHINE_ARN).input(input);
+        async move { (id, start.send().await) }
+    };
+    let (id, started) = start(119).await;
+    started.unwrap();
+    let journal = open(system.table.client_config());
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    let result = loop {
+        let events = journal.events(&id.parse().unwrap()).await.unwrap();
+        if let Some(result) = events.into_iter().find_map(|event| event.result) {
+            break result;
+        }
+        assert!(tokio::time::Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert_eq!(result, format!(r#"{{"a":{}}}"#, nested(118)));
+    for levels in [120, 1_000] {
+        let error = start(levels).await.1.unwrap_err();
+        assert!(format!("{error:?}").contains("nested 120 levels or more"), "{error:?}");
+    }
+    step_functions.stop().await;
+    system.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn executions_are_started_once_and_answered_as_step_functions_does() {
+    let stack = Stack::start("sh -c 'sleep 1; cat'", 600).await;
+    let system = Arc::new(stack.system);
+    let step_functions = StepFunctions::start(0, Arc::clone(&system)).unwrap();
+    let client = sfn(&step_functions);
     let start = |name: &str, input: &str| {
         client.start_execution().state_machine_arn(STATE_MACHINE_ARN).name(name).input(input).send()
     };

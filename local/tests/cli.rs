@@ -5,6 +5,7 @@
 mod support;
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use support::LOCAL;
+use support::{LOCAL, sibling};
 
 fn local(folder: &Path, arguments: &[&str]) -> Output {
     Command::new(LOCAL).args(arguments).current_dir(folder).output().unwrap()
@@ -146,6 +147,14 @@ struct Up {
 
 impl Up {
     fn start() -> Self {
+        Self::of(&["--agent-command", "sh -c 'cat; sleep 300'"])
+    }
+
+    fn of(agent: &[&str]) -> Self {
+        Self::showing(agent, Stdio::null())
+    }
+
+    fn showing(agent: &[&str], stderr: Stdio) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut child = Command::new(LOCAL)
             .args([
@@ -158,12 +167,11 @@ impl Up {
                 "0",
                 "--otlp-port",
                 "0",
-                "--agent-command",
-                "sh -c 'cat; sleep 300'",
             ])
+            .args(agent)
             .current_dir(folder.path())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(stderr)
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -259,6 +267,80 @@ async fn up_outlives_its_container_as_a_session_does() {
     gone(&[runtime]);
     let deadline = Instant::now() + Duration::from_secs(30);
     while !client.get(&url).send().await.is_ok_and(|answer| answer.status() == 200) {
+        assert!(Instant::now() < deadline, "no other container at {url}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let mut child = up.child;
+    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+#[tokio::test]
+async fn up_goes_on_when_nobody_reads_what_it_shows() {
+    // More than the pipe of its stderr takes.
+    let floods = ["--agent-command", "sh -c 'yes a line of the log | head -n 50000 >&2; cat'"];
+    let mut up = Up::showing(&floods, Stdio::piped());
+    let unread = up.child.stderr.take();
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    for _ in 0..2 {
+        let body = json!({"session_id": uuid::Uuid::new_v4().to_string()}).to_string();
+        let post = client.post(format!("http://{}/invocations", up.agent)).body(body);
+        let answer = post.timeout(Duration::from_secs(10)).send().await.unwrap();
+        // Its start is in the database of `up`.
+        assert_eq!(answer.status(), 200);
+        let busy = async || {
+            let ping = client.get(format!("http://{}/ping", up.agent));
+            ping.send().await.unwrap().text().await.unwrap().contains("HealthyBusy")
+        };
+        while busy().await {
+            assert!(Instant::now() < deadline, "the task does not end");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    kill(Pid::from_raw(up.child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+    let ended = tokio::task::spawn_blocking(move || up.child.wait().unwrap());
+    assert!(tokio::time::timeout(Duration::from_secs(15), ended).await.unwrap().unwrap().success());
+    drop(unread);
+}
+
+#[tokio::test]
+async fn up_replaces_its_container_even_if_the_port_is_taken_or_the_first_replacement_dies() {
+    let folder = tempfile::tempdir().unwrap();
+    let (script, fails) = (folder.path().join("agent"), folder.path().join("fails"));
+    let (program, fails_at) = (sibling("word-counter"), fails.display());
+    let text = format!(
+        "#!/bin/sh\n[ -e {fails_at} ] && rm {fails_at} && exit 1\nexec {}\n",
+        program.display()
+    );
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let up = Up::of(&["--agent-program", script.to_str().unwrap()]);
+    let runtime = up.tree().into_iter().find(|process| {
+        let name = std::fs::read_to_string(format!("/proc/{process}/comm"));
+        name.is_ok_and(|name| name.trim() == "word-counter")
+    });
+    std::fs::write(&fails, "").unwrap();
+    kill(Pid::from_raw(runtime.unwrap().try_into().unwrap()), Signal::SIGKILL).unwrap();
+    // Taken until the replacement that may listen has been tried.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let taken = loop {
+        assert!(Instant::now() < deadline, "the port is not free");
+        if let Ok(listener) = std::net::TcpListener::bind(&up.agent) {
+            break listener;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    };
+    while fails.exists() {
+        assert!(Instant::now() < deadline, "no replacement was tried");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    drop(taken);
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = format!("http://{}/ping", up.agent);
+    let ping = || client.get(&url).timeout(Duration::from_secs(1)).send();
+    while !ping().await.is_ok_and(|answer| answer.status() == 200) {
         assert!(Instant::now() < deadline, "no other container at {url}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

@@ -13,7 +13,7 @@ use opentelemetry_sdk::resource::{ResourceDetector, SdkProvidedResourceDetector}
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tokio::sync::Mutex;
 
-use crate::collector::Collector;
+use crate::otlp_client::OtlpClient;
 use crate::{log_writer, logs};
 
 /// How long a process waits for its collector before it ends or is frozen.
@@ -93,11 +93,11 @@ impl Export {
         }
         let timeout = either("TIMEOUT").and_then(|(millis, _)| millis.parse().ok());
         let timeout = timeout.filter(|&millis| millis > 0).map(Duration::from_millis);
-        let collector = Collector::new(timeout)
+        let client = OtlpClient::new(timeout)
             .inspect_err(|error| tracing::error!("no spans will be exported: {error}"))
             .ok()?;
-        let reached = collector.reached();
-        let Ok(exporter) = SpanExporter::builder().with_http().with_http_client(collector).build()
+        let reached = client.reached();
+        let Ok(exporter) = SpanExporter::builder().with_http().with_http_client(client).build()
         else {
             // The exporter's error has the address, which may hold a password.
             tracing::error!("no spans will be exported: {endpoint} must be an http URL");

@@ -16,7 +16,7 @@
 //! | `RUST_LOG` | level of the log |
 //!
 //! - [`run_service`]: the shell of both services' `main`.
-//! - `logs`: the log, and `log_writer` its way to stderr, for which nothing waits; `export`: spans on their way; `collector` and `aws`: the HTTP client for it,
+//! - `logs`: the log, and `log_writer` its way to stderr, for which nothing waits; `export`: spans on their way; `otlp_client` and `aws`: the HTTP client for it,
 //!   and the signature that AWS's endpoint asks for.
 //! - [`TraceParent`]: the trace context in a header, a payload or the environment.
 //!
@@ -24,10 +24,10 @@
 //! [sdk]: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
 
 mod aws;
-mod collector;
 mod export;
 mod log_writer;
 mod logs;
+mod otlp_client;
 mod service;
 mod trace_parent;
 

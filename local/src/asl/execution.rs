@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use super::definition::{Resource, StateMachine};
-use super::interpreter::{Run, Step, failed};
+use super::interpreter::{Interpreter, Transition, failed};
 
 /// History events that an execution may have (a quota of Step Functions). Then it fails, and no
 /// state catches that.
@@ -88,25 +88,25 @@ impl Execution {
         machine: &StateMachine,
         services: &impl Services,
     ) -> (ExecutionEnd, Usage) {
-        let mut run = Run::new(self, services.now());
+        let mut interpreter = Interpreter::new(self, services.now());
         let mut input = self.input.clone();
         let mut name = machine.start_at.as_str();
         let end = loop {
             let Some(state) = machine.states.get(name) else {
                 break failed("States.Runtime", format!("there is no state {name:?}"));
             };
-            run.usage.transitions += 1;
-            run.usage.history_events += state.history_events();
-            if run.usage.history_events > MAX_HISTORY_EVENTS {
+            interpreter.usage.transitions += 1;
+            interpreter.usage.history_events += state.history_events();
+            if interpreter.usage.history_events > MAX_HISTORY_EVENTS {
                 let cause = format!("the execution has more than {MAX_HISTORY_EVENTS} events");
                 break failed("States.Runtime", cause);
             }
-            match run.enter(name, state, input, services).await {
-                Ok(Step::Next(next, output)) => (name, input) = (next, output),
-                Ok(Step::End(end)) => break end,
+            match interpreter.enter(name, state, input, services).await {
+                Ok(Transition::Next(next, output)) => (name, input) = (next, output),
+                Ok(Transition::End(end)) => break end,
                 Err(ServiceError { error, cause }) => break ExecutionEnd::Failed { error, cause },
             }
         };
-        (end, run.usage)
+        (end, interpreter.usage)
     }
 }

@@ -4,7 +4,6 @@ use jsonata_core::evaluator::{Context, Evaluator};
 use jsonata_core::parser;
 use jsonata_core::value::JValue;
 use serde_json::{Map, Value};
-use uuid::Uuid;
 
 /// The expression in a text of the form `{% … %}`.
 ///
@@ -68,7 +67,7 @@ fn run(code: &str, variables: &Map<String, Value>) -> Result<Value, String> {
         .map_err(|error| error.to_string())?;
     // The library knows the name $random and cannot call it.
     evaluator
-        .register_fn_override("random", |_: &[JValue]| Ok(JValue::from(random())))
+        .register_fn_override("random", |_: &[JValue]| Ok(JValue::from(fastrand::f64())))
         .map_err(|error| error.to_string())?;
     let code = parser::parse(code).map_err(|error| error.to_string())?;
     let value = evaluator.evaluate(&code, &JValue::Null).map_err(|error| error.to_string())?;
@@ -76,14 +75,6 @@ fn run(code: &str, variables: &Map<String, Value>) -> Result<Value, String> {
         return Err("the expression evaluates to nothing".to_owned());
     }
     serde_json::to_value(&value).map_err(|error| error.to_string())
-}
-
-/// A number from 0 on and below 1.
-#[expect(clippy::cast_precision_loss, reason = "53 bits are what an f64 holds")]
-fn random() -> f64 {
-    // The low bits of a random UUID are all random.
-    let bits = Uuid::new_v4().as_u128() % (1 << 53);
-    bits as f64 / (1_u64 << 53) as f64
 }
 
 /// By way of text: the direct conversion turns integers into floating-point numbers.

@@ -14,7 +14,7 @@ pub(super) fn failed(error: &str, cause: String) -> ExecutionEnd {
 }
 
 /// An execution under way.
-pub(super) struct Run<'a> {
+pub(super) struct Interpreter<'a> {
     execution: &'a Execution,
     started: DateTime<Utc>,
     variables: Map<String, Value>,
@@ -22,12 +22,12 @@ pub(super) struct Run<'a> {
 }
 
 /// What comes after a state.
-pub(super) enum Step<'a> {
+pub(super) enum Transition<'a> {
     Next(&'a str, Value),
     End(ExecutionEnd),
 }
 
-impl<'e> Run<'e> {
+impl<'e> Interpreter<'e> {
     pub fn new(execution: &'e Execution, started: DateTime<Utc>) -> Self {
         // ExecutionStarted, and the event that ends it.
         let usage = Usage { transitions: 0, history_events: 2 };
@@ -41,7 +41,7 @@ impl<'e> Run<'e> {
         state: &'a State,
         input: Value,
         services: &impl Services,
-    ) -> Result<Step<'a>, ServiceError> {
+    ) -> Result<Transition<'a>, ServiceError> {
         let mut scope = self.scope(name, &input, services.now());
         match state {
             State::Pass(pass) => {
@@ -50,7 +50,7 @@ impl<'e> Run<'e> {
                     None => input,
                 };
                 self.assign(&pass.assign, &scope)?;
-                Ok(Step::Next(&pass.next, output))
+                Ok(Transition::Next(&pass.next, output))
             }
             State::Choice(choice) => {
                 for rule in &choice.choices {
@@ -60,10 +60,10 @@ impl<'e> Run<'e> {
                     })?;
                     if met {
                         self.assign(&rule.assign, &scope)?;
-                        return Ok(Step::Next(&rule.next, input));
+                        return Ok(Transition::Next(&rule.next, input));
                     }
                 }
-                Ok(Step::Next(&choice.default, input))
+                Ok(Transition::Next(&choice.default, input))
             }
             State::Wait(wait) => {
                 let seconds = eval(&wait.seconds, &scope)?;
@@ -72,10 +72,10 @@ impl<'e> Run<'e> {
                 })?;
                 services.wait(Duration::from_secs(seconds)).await;
                 self.assign(&wait.assign, &scope)?;
-                Ok(Step::Next(&wait.next, input))
+                Ok(Transition::Next(&wait.next, input))
             }
             State::Task(task) => match self.attempt(task, &mut scope, services).await {
-                Ok(output) => Ok(Step::Next(&task.next, output)),
+                Ok(output) => Ok(Transition::Next(&task.next, output)),
                 Err(error) => {
                     let catcher = task
                         .catch
@@ -85,14 +85,14 @@ impl<'e> Run<'e> {
                     let output = json!({"Error": error.error, "Cause": error.cause});
                     set_states(&mut scope, "errorOutput", output.clone());
                     self.assign(&catcher.assign, &scope)?;
-                    Ok(Step::Next(&catcher.next, output))
+                    Ok(Transition::Next(&catcher.next, output))
                 }
             },
-            State::Succeed(_) => Ok(Step::End(ExecutionEnd::Succeeded(input))),
+            State::Succeed(_) => Ok(Transition::End(ExecutionEnd::Succeeded(input))),
             State::Fail(fail) => {
                 let text = |value: Value| value.as_str().map_or(value.to_string(), str::to_owned);
                 let error = text(eval(&fail.error, &scope)?);
-                Ok(Step::End(failed(&error, text(eval(&fail.cause, &scope)?))))
+                Ok(Transition::End(failed(&error, text(eval(&fail.cause, &scope)?))))
             }
         }
     }
@@ -106,7 +106,7 @@ impl<'e> Run<'e> {
     ) -> Result<Value, ServiceError> {
         let mut retries = vec![0; task.retry.len()];
         loop {
-            // Evaluated anew at every attempt, as Step Functions does.
+            // Evaluated anew at every attempt, as Transition Functions does.
             let result = match eval(&task.arguments, scope) {
                 Ok(arguments) => {
                     let call = services.call(task.resource, arguments);

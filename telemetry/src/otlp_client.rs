@@ -27,7 +27,7 @@ const SILENCE: Duration = Duration::from_secs(60 * 60);
 /// A client for one exporter, whose thread it may block: it does its work on a runtime of its own,
 /// so that an export needs nothing of the process's runtime, which may be busy, frozen or gone.
 #[derive(Debug)]
-pub(crate) struct Collector {
+pub(crate) struct OtlpClient {
     runtime: Runtime,
     connector: Connector,
     signer: Signer,
@@ -37,7 +37,7 @@ pub(crate) struct Collector {
     told: Mutex<Option<Instant>>,
 }
 
-impl Collector {
+impl OtlpClient {
     /// # Errors
     /// If the process may have no more files or threads.
     pub fn new(timeout: Option<Duration>) -> io::Result<Self> {
@@ -87,7 +87,7 @@ impl Collector {
 }
 
 #[async_trait]
-impl HttpClient for Collector {
+impl HttpClient for OtlpClient {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         // Without what may be secret: a user's name and password, and the query.
         let uri = request.uri();
