@@ -94,10 +94,9 @@ impl Entrypoint {
         let handled = actix_web::rt::spawn(async move {
             let _pending = pending;
             let (runtime, tasks) = (entrypoint.runtime.clone(), entrypoint.tasks.clone());
-            let large = entrypoint.turn_for(caller.content_length).await;
-            let body = match large {
-                Ok(_) => entrypoint.read(payload).await,
-                Err(ref refusal) => Err(refusal.clone()),
+            let (turn, body) = match entrypoint.receive(caller.content_length, payload).await {
+                Ok((turn, body)) => (turn, Ok(body)),
+                Err(refusal) => (None, Err(refusal)),
             };
             // actix has given the connection up, and with it this request.
             if let (Some(socket), Err(refusal @ Refusal { cut: true, .. })) = (socket, &body) {
@@ -106,7 +105,7 @@ impl Entrypoint {
             let handle = async move {
                 let (caller, request) = understand(caller, body).await;
                 let answer = entrypoint.handle(caller, request).await;
-                drop(large);
+                drop(turn);
                 answer
             };
             tasks.spawn_on(handle, &runtime).await
@@ -116,18 +115,38 @@ impl Entrypoint {
         })
     }
 
-    /// Waits until a body of this size may be read: large ones take memory, so there may only be
-    /// some at a time.
+    /// Reads a body, unless the shutdown is over before it is there. The permit is the memory that a
+    /// large one takes.
+    async fn receive(
+        &self,
+        length: Option<usize>,
+        payload: Payload,
+    ) -> Result<(Option<OwnedSemaphorePermit>, Bytes), Refusal> {
+        let drained = async {
+            self.draining.cancelled().await;
+            tokio::time::sleep(DRAIN_GRACE).await;
+        };
+        let received = async {
+            let turn = self.turn_for(length).await?;
+            Ok((turn, self.read(payload).await?))
+        };
+        tokio::select! {
+            received = received => received,
+            () = drained => Err(Refusal::shutting_down()),
+        }
+    }
+
+    /// Waits until there is memory for a body of this length.
     async fn turn_for(
         &self,
-        bytes: Option<usize>,
+        length: Option<usize>,
     ) -> Result<Option<OwnedSemaphorePermit>, Refusal> {
-        let bytes = bytes.unwrap_or(self.max_body_bytes).min(self.max_body_bytes);
+        let bytes = length.unwrap_or(usize::MAX).min(self.max_body_bytes).min(LARGE_BODIES_BYTES);
         if bytes <= SMALL_BODY_BYTES {
             return Ok(None);
         }
-        let bytes = bytes.min(LARGE_BODIES_BYTES);
-        let turn = Arc::clone(&self.large_bodies).acquire_many_owned(bytes as u32);
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let turn = Arc::clone(&self.large_bodies).acquire_many_owned(bytes);
         match tokio::time::timeout(BODY_DEADLINE, turn).await {
             Ok(Ok(turn)) => Ok(Some(turn)),
             _ => Err(Refusal::busy()),
@@ -136,15 +155,7 @@ impl Entrypoint {
 
     async fn read(&self, payload: Payload) -> Result<Bytes, Refusal> {
         let body = payload.to_bytes_limited(self.max_body_bytes);
-        let draining = async {
-            self.draining.cancelled().await;
-            tokio::time::sleep(DRAIN_GRACE).await;
-        };
-        let body = tokio::select! {
-            body = tokio::time::timeout(BODY_DEADLINE, body) => body,
-            () = draining => return Err(Refusal::shutting_down()),
-        };
-        match body {
+        match tokio::time::timeout(BODY_DEADLINE, body).await {
             Ok(Ok(Ok(body))) => Ok(body),
             Ok(Ok(Err(error))) => {
                 let refusal = Refusal::invalid(format!("the body was not received whole: {error}"));

@@ -67,6 +67,9 @@ fn verdict(run: &Run, now: Timestamp) -> String {
     let cause = run.failure().unwrap_or(last);
     let error_type = cause.error_type.as_deref().unwrap_or_default();
     let why = match &cause.status {
+        Status::AgentBackgroundTaskFailed if error_type == "NotStarted" => {
+            "the container could not journal the agent's start, and did not start it".to_owned()
+        }
         Status::AgentBackgroundTaskFailed => {
             let how = match error_type {
                 "Panic" => "the agent panicked",
@@ -162,7 +165,11 @@ fn silence(run: &Run, now: Timestamp) -> String {
 /// The deepest part of the system from which the run has an event; of a failure, the part that
 /// failed.
 fn hop(run: &Run) -> Hop {
-    match run.failure().map(|cause| (&cause.status, journal_refused(cause))) {
+    let failure = run.failure();
+    if failure.is_some_and(|cause| cause.error_type.as_deref() == Some("NotStarted")) {
+        return Hop::Entrypoint;
+    }
+    match failure.map(|cause| (&cause.status, journal_refused(cause))) {
         Some((Status::AgentEntrypointFailed, _)) => return Hop::Entrypoint,
         Some((Status::AgentInvocationFailed, _)) => return Hop::AgentCore,
         Some((Status::SessionFailed, Some(_))) => return Hop::Workflow,
