@@ -8,9 +8,11 @@ use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use journal::text::MAX_RESULT_BYTES;
 use journal::{FaultKind, InvalidPhase, SdkFault, SessionId};
 use serde::Serialize;
-use serde_json::value::to_raw_value;
+use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::outcome::Outcome;
 use crate::{Input, TaskContext};
@@ -44,8 +46,19 @@ pub(crate) fn erase(agent: impl Agent) -> AnyAgent {
     let agent = Arc::new(agent);
     Arc::new(move |invocation| {
         let agent = Arc::clone(&agent);
-        async move { Ok(to_raw_value(&agent.run(invocation).await?)?) }.boxed()
+        async move { Ok(usable(to_raw_value(&agent.run(invocation).await?)?)?) }.boxed()
     })
+}
+
+/// JSON that not every parser takes (`1e999`, half of a surrogate pair, hundreds of levels) would fail
+/// the workflow that parses the result. It becomes a text.
+fn usable(result: Box<RawValue>) -> serde_json::Result<Box<RawValue>> {
+    let text = result.get();
+    // A longer one is cut, and nobody parses it.
+    if text.len() <= MAX_RESULT_BYTES && serde_json::from_str::<Value>(text).is_err() {
+        return to_raw_value(text);
+    }
+    Ok(result)
 }
 
 /// One request to an agent.

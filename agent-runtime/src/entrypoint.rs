@@ -11,8 +11,9 @@ use std::time::Duration;
 use actix::Addr;
 use actix_web::http::StatusCode;
 use actix_web::http::header::HeaderMap;
-use actix_web::web::{Bytes, Data, Payload};
+use actix_web::web::{Bytes, BytesMut, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
+use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, Shared};
 use journal::{Draft, Journal, SessionJournal, Source, Status};
 use opentelemetry::KeyValue;
@@ -31,6 +32,9 @@ use crate::supervisor::{Start, Supervisor};
 use crate::{Invocation, TaskContext};
 
 const BODY_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How long a large body waits for those before it.
+const TURN_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long a shutdown waits for the rest of a body.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
@@ -52,6 +56,8 @@ pub(crate) struct Entrypoint {
     pub supervisor: Addr<Supervisor>,
     /// Cancelled when the host is told to stop.
     pub draining: CancellationToken,
+    /// Cancelled when the process is about to exit.
+    pub give_up: CancellationToken,
     pub max_body_bytes: usize,
     /// Bytes of [`LARGE_BODIES_BYTES`] that are free.
     pub large_bodies: Arc<Semaphore>,
@@ -67,8 +73,13 @@ pub(crate) async fn invocations(
     payload: Payload,
     entrypoint: Data<Entrypoint>,
 ) -> HttpResponse {
-    let socket = http.conn_data::<Socket>().cloned();
-    match entrypoint.answer(http.headers(), socket, payload).await {
+    // actix drops this handler if it gives the connection up.
+    let given_up = CancellationToken::new();
+    let guard = given_up.clone().drop_guard();
+    let socket = http.conn_data::<Socket>().cloned().map(|socket| (socket, given_up));
+    let answer = entrypoint.answer(http.headers(), socket, payload).await;
+    guard.disarm();
+    match answer {
         Ok(answer) => HttpResponse::Ok().content_type("application/json").body(answer),
         Err(refusal) => HttpResponse::from(&refusal),
     }
@@ -80,16 +91,16 @@ impl Entrypoint {
     async fn answer(
         &self,
         headers: &HeaderMap,
-        socket: Option<Socket>,
+        socket: Option<(Socket, CancellationToken)>,
         payload: Payload,
     ) -> Result<Bytes, Refusal> {
+        // The shutdown waits for this, from the head of the request on.
+        let pending = self.tasks.token();
         if self.draining.is_cancelled() {
             return Err(Refusal::shutting_down());
         }
         let caller = Caller::of(headers)?;
         let entrypoint = self.clone();
-        // The shutdown waits for this, from the head of the request on.
-        let pending = self.tasks.token();
         // On this thread, which reads the socket, until the body is there.
         let handled = actix_web::rt::spawn(async move {
             let _pending = pending;
@@ -98,17 +109,20 @@ impl Entrypoint {
                 Ok((turn, body)) => (turn, Ok(body)),
                 Err(refusal) => (None, Err(refusal)),
             };
-            // actix has given the connection up, and with it this request.
-            if let (Some(socket), Err(refusal @ Refusal { cut: true, .. })) = (socket, &body) {
-                socket.answer(refusal);
-            }
+            let cut = body.as_ref().err().filter(|refusal| refusal.cut).cloned();
             let handle = async move {
                 let (caller, request) = understand(caller, body).await;
                 let answer = entrypoint.handle(caller, request).await;
                 drop(turn);
                 answer
             };
-            tasks.spawn_on(handle, &runtime).await
+            let answer = tasks.spawn_on(handle, &runtime).await;
+            if let (Some((socket, given_up)), Some(refusal)) = (socket, cut)
+                && given_up.is_cancelled()
+            {
+                socket.answer(&refusal);
+            }
+            answer
         });
         handled.await.flatten().unwrap_or_else(|error| {
             Err(Refusal::internal(format!("the entrypoint failed: {error}")))
@@ -126,46 +140,56 @@ impl Entrypoint {
             self.draining.cancelled().await;
             tokio::time::sleep(DRAIN_GRACE).await;
         };
-        let received = async {
-            let turn = self.turn_for(length).await?;
-            Ok((turn, self.read(payload).await?))
+        let late = |_| {
+            let seconds = BODY_DEADLINE.as_secs();
+            Refusal::invalid(format!("the body was not received within {seconds} s"))
         };
         tokio::select! {
-            received = received => received,
+            body = tokio::time::timeout(BODY_DEADLINE, self.read(length, payload)) => {
+                body.map_err(late)?
+            }
             () = drained => Err(Refusal::shutting_down()),
         }
     }
 
-    /// Waits until there is memory for a body of this length.
-    async fn turn_for(
+    /// Reads a body into memory of its own length. Once it is large, it waits for its turn.
+    async fn read(
         &self,
         length: Option<usize>,
-    ) -> Result<Option<OwnedSemaphorePermit>, Refusal> {
-        let bytes = length.unwrap_or(usize::MAX).min(self.max_body_bytes).min(LARGE_BODIES_BYTES);
-        if bytes <= SMALL_BODY_BYTES {
-            return Ok(None);
+        mut payload: Payload,
+    ) -> Result<(Option<OwnedSemaphorePermit>, Bytes), Refusal> {
+        let limit = self.max_body_bytes;
+        let (mut body, mut turn) = (BytesMut::new(), None);
+        while let Some(chunk) = payload.next().await {
+            let chunk = chunk.map_err(|error| {
+                let text = format!("the body was not received whole: {error}");
+                Refusal { cut: true, ..Refusal::invalid(text) }
+            })?;
+            let bytes = body.len() + chunk.len();
+            if bytes > limit {
+                return Err(Refusal::too_large(limit));
+            }
+            if bytes > SMALL_BODY_BYTES && turn.is_none() {
+                let bytes = length.unwrap_or(limit).clamp(bytes, limit);
+                turn = Some(self.turn_for(bytes).await?);
+                body.reserve(bytes - body.len());
+            }
+            body.extend_from_slice(&chunk);
         }
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let turn = Arc::clone(&self.large_bodies).acquire_many_owned(bytes);
-        match tokio::time::timeout(BODY_DEADLINE, turn).await {
-            Ok(Ok(turn)) => Ok(Some(turn)),
-            _ => Err(Refusal::busy()),
+        if let Some(turn) = &mut turn {
+            // Of a body without a length, more was reserved.
+            drop(turn.split(turn.num_permits().saturating_sub(body.len())));
         }
+        Ok((turn, body.freeze()))
     }
 
-    async fn read(&self, payload: Payload) -> Result<Bytes, Refusal> {
-        let body = payload.to_bytes_limited(self.max_body_bytes);
-        match tokio::time::timeout(BODY_DEADLINE, body).await {
-            Ok(Ok(Ok(body))) => Ok(body),
-            Ok(Ok(Err(error))) => {
-                let refusal = Refusal::invalid(format!("the body was not received whole: {error}"));
-                Err(Refusal { cut: true, ..refusal })
-            }
-            Ok(Err(_)) => Err(Refusal::too_large(self.max_body_bytes)),
-            Err(_) => {
-                let seconds = BODY_DEADLINE.as_secs();
-                Err(Refusal::invalid(format!("the body was not received within {seconds} s")))
-            }
+    /// Waits until there is memory for a large body.
+    async fn turn_for(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Refusal> {
+        let bytes = u32::try_from(bytes.min(LARGE_BODIES_BYTES)).unwrap_or(u32::MAX);
+        let turn = Arc::clone(&self.large_bodies).acquire_many_owned(bytes);
+        match tokio::time::timeout(TURN_DEADLINE, turn).await {
+            Ok(Ok(turn)) => Ok(turn),
+            _ => Err(Refusal::busy()),
         }
     }
 
@@ -185,7 +209,11 @@ impl Entrypoint {
         let journal = self.journal.clone().await;
         let journal = journal.session(session_id, invocation_id, Source::Agent);
         let journal = journal.in_trace(trace.clone());
-        let answer = self.start(journal, request, caller.baggage).instrument(logs).await;
+        let answer = tokio::select! {
+            answer = self.start(journal, request, caller.baggage).instrument(logs) => answer,
+            // The journal does not answer, and the process is about to exit.
+            () = self.give_up.cancelled() => Err(Refusal::shutting_down()),
+        };
         end_span(&trace.span(), &answer);
         answer
     }

@@ -11,8 +11,8 @@ use thiserror::Error;
 use crate::Input;
 use crate::body::{Body, nesting};
 
-/// How deep a body may be nested. Deeper ones crash the parsers of many agents.
-const MAX_NESTING: usize = 128;
+/// How deep a body may be nested: many parsers end at 127 levels, the envelope's included.
+const MAX_NESTING: usize = 120;
 
 /// A body that was understood.
 #[derive(Debug, PartialEq)]
@@ -60,7 +60,8 @@ pub(crate) fn parse(
         return Err(BadRequest::TooDeep);
     }
     let read = Body::read(body).map_err(|error| BadRequest::Json(error.to_string()))?;
-    let in_body = match read.member("session_id").map(value) {
+    let value = |name| read.member(name).map(value).transpose();
+    let in_body = match value("session_id")? {
         None => None,
         Some(Value::String(id)) => Some(id.parse::<SessionId>()?),
         Some(_) => return Err(InvalidSessionId.into()),
@@ -73,28 +74,29 @@ pub(crate) fn parse(
         (None, Some(in_body)) => in_body,
         (None, None) => return Err(BadRequest::NoSessionId),
     };
-    if let (Some(input), Some(invocation_id)) = (read.member("input"), read.member("invocation_id"))
-    {
+    if let (Some(input), Some(_)) = (read.member("input"), read.member("invocation_id")) {
         return Ok(Request {
-            invocation_id: invocation_id_of(&value(invocation_id))?,
-            after: after(read.member("after").map(value))?,
+            invocation_id: invocation_id_of(value("invocation_id")?)?,
+            after: after(value("after")?)?,
             input: Input(body.slice_ref(input.get().as_bytes())),
-            traceparent: traceparent(read.member("trace").map(value))?,
-            session_id: check_environment(session_id, read.member("environment").map(value))?,
+            traceparent: traceparent(value("trace")?)?,
+            session_id: check_environment(session_id, value("environment")?)?,
         });
     }
     let (invocation_id, input) = (request_id.to_owned(), Input(read.without("session_id")));
     Ok(Request { session_id, invocation_id, after: None, input, traceparent: None })
 }
 
-fn value(raw: &RawValue) -> Value {
-    serde_json::from_str(raw.get()).unwrap_or_default()
+fn value(raw: &RawValue) -> Result<Value, BadRequest> {
+    serde_json::from_str(raw.get()).map_err(|error| BadRequest::Json(error.to_string()))
 }
 
-fn invocation_id_of(value: &Value) -> Result<String, BadRequest> {
+fn invocation_id_of(value: Option<Value>) -> Result<String, BadRequest> {
     const RULE: &str = "must be a text of 1 to 512 bytes without control characters";
-    let id = value.as_str().filter(|id| is_invocation_id(id));
-    id.map(str::to_owned).ok_or(BadRequest::Field("invocation_id", RULE))
+    match value {
+        Some(Value::String(id)) if is_invocation_id(&id) => Ok(id),
+        _ => Err(BadRequest::Field("invocation_id", RULE)),
+    }
 }
 
 fn after(value: Option<Value>) -> Result<Option<Timestamp>, BadRequest> {

@@ -66,6 +66,7 @@ pub async fn serve(
         journal: journal.clone(),
         supervisor,
         draining: draining.clone(),
+        give_up: give_up.clone(),
         max_body_bytes,
         large_bodies: Arc::new(Semaphore::new(LARGE_BODIES_BYTES)),
         runtime: Handle::current(),

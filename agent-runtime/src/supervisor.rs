@@ -11,7 +11,7 @@ use actix::{
 use actix_web::web::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
-use journal::{AppendError, SessionId, SessionJournal, Timestamp};
+use journal::{AppendError, AppendErrorKind, SessionId, SessionJournal, Timestamp};
 use lru::LruCache;
 use serde_json::json;
 use thiserror::Error;
@@ -57,7 +57,7 @@ pub(crate) struct Supervisor {
     give_up: CancellationToken,
     /// The tasks whose terminal event is not durable, each with the actor that stands for it.
     running: HashMap<InvocationKey, (Starting, Addr<Worker>)>,
-    ended: LruCache<InvocationKey, Started>,
+    ended: LruCache<InvocationKey, Result<Started, StartError>>,
 }
 
 /// Starts a task unless the same invocation was started before. Either way the answer is that of
@@ -75,7 +75,7 @@ impl Message for Start {
 }
 
 /// A task's terminal event is durable or given up, or the task was not started.
-struct Ended(InvocationKey, Option<Started>);
+struct Ended(InvocationKey);
 
 impl Message for Ended {
     type Result = ();
@@ -125,9 +125,9 @@ impl Supervisor {
         };
         let (supervisor, ended) = (supervisor.downgrade(), key.clone());
         self.tasks.spawn(async move {
-            let started = task.run(start.invocation, started).await;
+            task.run(start.invocation, started).await;
             if let Some(supervisor) = supervisor.upgrade() {
-                supervisor.do_send(Ended(ended, started.map(|at| (id, at))));
+                supervisor.do_send(Ended(ended));
             }
         });
         let starting = async move {
@@ -165,8 +165,8 @@ impl Handler<Start> for Supervisor {
             invocation_id: start.journal.invocation_id().to_owned(),
         };
         let session_id = key.session_id.clone();
-        let starting = if let Some(&started) = self.ended.get(&key) {
-            futures_util::future::ready(Ok(started)).boxed().shared()
+        let starting = if let Some(started) = self.ended.get(&key) {
+            futures_util::future::ready(started.clone()).boxed().shared()
         } else if let Some((starting, _)) = self.running.get(&key) {
             starting.clone()
         } else if self.draining.is_cancelled() {
@@ -182,10 +182,14 @@ impl Handler<Start> for Supervisor {
 impl Handler<Ended> for Supervisor {
     type Result = ();
 
-    fn handle(&mut self, Ended(key, started): Ended, _: &mut Self::Context) {
-        self.running.remove(&key);
-        if let Some(started) = started {
-            self.ended.put(key, started);
+    fn handle(&mut self, Ended(key): Ended, _: &mut Self::Context) {
+        let Some((starting, _)) = self.running.remove(&key) else { return };
+        match starting.now_or_never() {
+            // It was certainly not started, so the next call may start it.
+            Some(Err(StartError::NotJournaled(error)))
+                if error.kind != AppendErrorKind::Unknown => {}
+            Some(started) => drop(self.ended.put(key, started)),
+            None => {}
         }
     }
 }

@@ -47,17 +47,16 @@ pub(crate) struct Task {
 }
 
 impl Task {
-    /// Runs the agent from its first event to its last. `started` learns whether it was started;
-    /// the answer is the timestamp of its start, if it was.
+    /// Runs the agent from its first event to its last. `started` learns whether it was started.
     pub(crate) async fn run(
         mut self,
         invocation: Invocation,
         started: oneshot::Sender<Result<Timestamp, AppendError>>,
-    ) -> Option<Timestamp> {
+    ) {
         let trace = self.journal.trace().with_span(self.span());
         let logs = telemetry::log_span(&invocation.session_id, &invocation.invocation_id, &trace);
         self.journal = self.journal.in_trace(trace);
-        self.run_in_span(invocation, started).instrument(logs).await
+        self.run_in_span(invocation, started).instrument(logs).await;
     }
 
     /// The task's span: <https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-agent-spans/>.
@@ -79,7 +78,7 @@ impl Task {
         self,
         mut invocation: Invocation,
         started: oneshot::Sender<Result<Timestamp, AppendError>>,
-    ) -> Option<Timestamp> {
+    ) {
         let span = self.journal.trace().span();
         if let Some(parent) = TraceParent::of(self.journal.trace()) {
             let environment = &mut invocation.environment;
@@ -90,7 +89,7 @@ impl Task {
         }
         let draft = Draft::new(Status::AgentBackgroundTaskStarted);
         let durable = self.journal.append(draft, Some(self.after), STARTED_DEADLINE).await;
-        let started_at = durable.as_ref().ok().copied();
+        let is_started = durable.is_ok();
         let mut unknown = false;
         if let Err(error) = &durable {
             telemetry::record_error(&span, "JournalError", &display_chain(error));
@@ -98,7 +97,7 @@ impl Task {
         }
         // The caller may have gone away; the task runs all the same.
         let _ = started.send(durable);
-        if started_at.is_some() {
+        if is_started {
             let progress = invocation.context.progress.clone();
             progress.open(self.journal.clone());
             let outcome = self.outcome(invocation).await;
@@ -113,7 +112,6 @@ impl Task {
         }
         span.end();
         drop(self.busy);
-        started_at
     }
 
     async fn outcome(&self, invocation: Invocation) -> Outcome {

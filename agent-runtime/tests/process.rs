@@ -150,10 +150,16 @@ async fn a_command_gets_the_input_and_the_environment_and_gives_its_output() {
 
 #[tokio::test]
 async fn numbers_repeated_keys_and_their_order_arrive_as_the_caller_wrote_them() {
-    let input = r#"[10928588.983213553, 123456789012345678901234567890,  {"b":1e400,"a":2,"b":3}]"#;
+    let input = r#"[10928588.983213553, 123456789012345678901234567890,  {"b":1E+2,"a":2,"b":3}]"#;
     let (container, id) = (Container::start("cat").await, session_id());
     assert_eq!(container.post_bytes(&id, input.into()).await.0, 200);
     assert_eq!(container.end(&id).await.result.as_deref(), Some(input));
+    // JSON that not every parser takes becomes a text, so that no workflow fails of it.
+    for odd in ["1e999", r#""\ud800""#, &("[".repeat(500) + &"]".repeat(500))] {
+        let command = format!("printf %s {}", shell_words::quote(odd).replace('\\', r"\\"));
+        let result = result_of(&command, &json!({})).await;
+        assert_eq!(result, odd);
+    }
     // As a member of an envelope, and beside a session id.
     let (id, other) = (session_id(), session_id());
     let envelope = format!(r#"{{"input":{input},"invocation_id":"run-1"}}"#);
@@ -474,6 +480,40 @@ async fn a_log_that_is_open_and_not_read_stops_nothing() {
     let mut log = String::new();
     stderr.read_to_string(&mut log).unwrap();
     assert!(log.lines().count() > 100);
+}
+
+#[tokio::test]
+async fn log_lines_that_nobody_read_are_dropped_and_counted() {
+    let table = Table::open(None, 0).await.unwrap();
+    // Some 20 MB of log.
+    let fills = "sh -c 'yes a line of the log | head -n 80000 >&2'";
+    let (mut child, stderr, url) = start_piped(&table, fills);
+    let (id, client) = (session_id(), reqwest::Client::new());
+    let post = client.post(&url).header(SESSION_HEADER, id.as_str()).body("{}");
+    assert_eq!(post.send().await.unwrap().status(), 200);
+    let journal = open_table(&table);
+    eventually("the task's end", async || journal.events(&id).await.unwrap().into_iter().nth(2))
+        .await;
+    // Now somebody reads.
+    let read = tokio::task::spawn_blocking(move || {
+        let mut lines = 0_u64;
+        for line in stderr.lines().map_while(Result::ok) {
+            if let Some((_, rest)) = line.split_once("\"message\":\"")
+                && let Some(dropped) =
+                    rest.strip_suffix(" log lines were dropped, because nobody read the log\"}}")
+            {
+                return (lines, dropped.parse::<u64>().unwrap());
+            }
+            lines += u64::from(line.contains("a line of the log"));
+        }
+        (lines, 0)
+    });
+    let read = tokio::time::timeout(Duration::from_secs(20), read).await;
+    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    child.wait().unwrap();
+    let (lines, dropped) = read.unwrap().unwrap();
+    assert!(dropped > 0 && lines + dropped <= 80_010, "{lines} read, {dropped} dropped");
+    assert!(lines < 40_000, "{lines} lines of some 250 bytes waited: the log takes 4 MB");
 }
 
 #[tokio::test]

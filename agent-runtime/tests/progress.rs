@@ -64,18 +64,21 @@ async fn phases_are_in_the_journal_within_their_task() {
     assert!(events.iter().all(|event| event.invocation_id == "run-1"));
 }
 
-/// Says three times as much as it may, and stays until it is told to end.
-struct Floods(Arc<Notify>);
+/// Says this much, and stays until it is told to end.
+struct Floods {
+    events: usize,
+    end: Arc<Notify>,
+}
 
 impl Agent for Floods {
     type Output = Value;
 
     async fn run(&self, invocation: Invocation) -> Result<Value, AgentError> {
         let context = &invocation.context;
-        for number in 0..3 * MAX_PROGRESS_EVENTS {
+        for number in 0..self.events {
             context.started("flood", &number.to_string())?;
         }
-        self.0.notified().await;
+        self.end.notified().await;
         Ok(Value::Null)
     }
 }
@@ -83,7 +86,7 @@ impl Agent for Floods {
 #[tokio::test]
 async fn what_is_too_much_is_dropped_and_the_end_is_not() {
     let end = Arc::new(Notify::new());
-    let agent = Floods(Arc::clone(&end));
+    let agent = Floods { events: 3 * MAX_PROGRESS_EVENTS, end: Arc::clone(&end) };
     let (host, id) = (Host::start_with(&Dynamo::new(|_| Fault::None), agent), session_id());
     host.invoke(&id, "run-1", json!({})).await;
     let flood = async || {
@@ -199,12 +202,17 @@ async fn progress_keeps_its_order_when_a_thousand_keys_in_a_row_are_taken() {
         let put = json!({"TableName": testing::TABLE_NAME, "Item": item});
         dynamo.database.put_item(serde_json::from_value(put).unwrap()).unwrap();
     }
-    let agent = Does(|context: &TaskContext| {
-        (0..100).for_each(|number| context.started("plan", &number.to_string()).unwrap());
-    });
+    let end = Arc::new(Notify::new());
+    let agent = Floods { events: 100, end: Arc::clone(&end) };
     let journal = support::open(&dynamo).with_clock(clock);
     let host = Host::start_on(&dynamo, journal, agent);
     host.invoke(&id, "run-1", json!({})).await;
+    support::eventually("all progress", async || {
+        let events = host.events(&id).await;
+        (events.iter().filter(|event| event.message.is_some()).count() == 100).then_some(())
+    })
+    .await;
+    end.notify_one();
     host.terminal(&id).await;
     let mut events = host.events(&id).await;
     events.retain(|event| event.event_id != "another");

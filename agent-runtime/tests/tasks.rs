@@ -172,6 +172,8 @@ async fn a_start_of_which_nobody_knows_leaves_no_run_open() {
     let end = host.terminal(&id).await;
     assert_eq!(end.status.as_str(), "AGENT_BACKGROUND_TASK_FAILED");
     assert_eq!(end.error_type.as_deref(), Some("NotStarted"));
+    // The same invocation again does not start a second task in a run that has ended.
+    assert_eq!(host.invoke(&id, "run-1", json!({"do": "return"})).await, (status, answer.clone()));
     assert_eq!(host.runs.load(Ordering::SeqCst), 0);
     eventually("the host to be idle", async || (host.ping().await.0 == "Healthy").then_some(()))
         .await;
@@ -181,6 +183,8 @@ async fn a_start_of_which_nobody_knows_leaves_no_run_open() {
         "AGENT_BACKGROUND_TASK_FAILED",
         "AGENT_BACKGROUND_TASK_STARTED",
         "AGENT_ENTRYPOINT_FAILED",
+        "AGENT_ENTRYPOINT_FAILED",
+        "AGENT_ENTRYPOINT_STARTED",
         "AGENT_ENTRYPOINT_STARTED",
     ];
     assert_eq!(statuses, expected);

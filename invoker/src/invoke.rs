@@ -174,10 +174,13 @@ async fn attempts(
             (FaultKind::Credentials, ..) => definite(SdkFault::CREDENTIALS_ERROR, &fault),
             (FaultKind::Misconfigured, ..) => definite("Misconfigured", &fault),
             (FaultKind::NotConnected, ..) => definite("NotConnected", &fault),
-            (_, Some(code), _) => definite(code, &fault),
-            // A proxy's refusal has no code. It did not hand the request on.
-            (_, None, Some(status @ 400..=499)) => definite(&format!("HTTP{status}"), &fault),
-            (_, None, _) => Failure::Unknown(fault.to_string()),
+            (FaultKind::Refused { code }, ..) => definite(code, &fault),
+            (FaultKind::Throttled, Some(code), _) => definite(code, &fault),
+            (_, Some(code), Some(500)) => definite(code, &fault),
+            // A proxy's refusal. It did not hand the request on, but perhaps in these cases.
+            (_, _, Some(408 | 421 | 425)) => Failure::Unknown(fault.to_string()),
+            (_, _, Some(status @ 400..=499)) => definite(&format!("HTTP{status}"), &fault),
+            _ => Failure::Unknown(fault.to_string()),
         });
     }
 }

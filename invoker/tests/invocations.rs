@@ -79,7 +79,12 @@ async fn serve(stream: TcpStream, answer: Answer, seen: Requests) {
     seen.lock().unwrap().push((head, serde_json::from_slice(&body).unwrap()));
     let reply = match answer {
         Answer::Status(status, code, body) => format!(
-            "HTTP/1.1 {status} x\r\nx-amzn-errortype: {code}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+            "HTTP/1.1 {status} x\r\n{}content-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+            match code {
+                // A proxy's.
+                "" => String::new(),
+                code => format!("x-amzn-errortype: {code}\r\nx-amzn-requestid: request-1\r\n"),
+            },
             body.len()
         ),
         Answer::Cut => {
@@ -282,6 +287,11 @@ async fn an_answer_that_is_not_agentcores_is_definite_for_4xx_and_unknown_for_5x
     assert_eq!(outcome.diagnostic().error_type, "HTTP403");
     let busy = run_calmly(vec![page(429), page(429), page(429), page(429)]).await;
     assert_eq!(busy.diagnostic().error_type, "HTTP429", "nothing was applied");
+    // It may have handed these on.
+    for answer in [page(408), page(504), Answer::Status(408, "", r#"{"code":"Timeout"}"#.into())] {
+        let outcome = run_calmly(vec![answer]).await;
+        assert_eq!(outcome.events[1].error_type.as_deref(), Some("OutcomeUnknown"));
+    }
     let outcome = run_calmly(vec![page(504)]).await;
     assert_eq!(outcome.events[1].error_type.as_deref(), Some("OutcomeUnknown"));
     assert_eq!(outcome.result.unwrap().status_code, None);

@@ -56,7 +56,8 @@ pub enum FaultKind {
     /// There are no credentials, or AWS refuses them: no retry helps, nothing was applied.
     Credentials,
     /// The service refused the request with this code (HTTP 4xx): nothing was applied. An answer
-    /// without a readable code is ambiguous, whatever its status: it may be a proxy's.
+    /// without a readable code and AWS's request id is ambiguous, whatever its status: it may be a
+    /// proxy's.
     Refused {
         /// The service's error code, such as `AccessDeniedException`.
         code: String,
@@ -96,14 +97,21 @@ impl SdkFault {
         let code = error.as_service_error().and_then(|service| service.code());
         let status = error.raw_response().map(|response| response.status().as_u16());
         let misconfigured = misconfiguration(error);
+        // AWS gives every request an id. Without one, something else has answered.
+        let headers = error.raw_response().map(|response| response.headers());
+        let is_aws = headers.is_some_and(|headers| headers.get("x-amzn-requestid").is_some());
+        let final_code = code.filter(|_| is_aws && !matches!(status, Some(408 | 421 | 425)));
         let kind = match (code, status) {
             _ if misconfigured.is_some() => FaultKind::Misconfigured,
             _ if credentials => FaultKind::Credentials,
             _ if unsent => FaultKind::NotConnected,
-            (Some(code), _) if CREDENTIAL_CODES.contains(&code) => FaultKind::Credentials,
             (Some(code), _) if THROTTLING_CODES.contains(&code) => FaultKind::Throttled,
             (_, Some(429)) => FaultKind::Throttled,
-            (Some(code), Some(400..=499)) => FaultKind::Refused { code: code.to_owned() },
+            (_, Some(400..=499)) => match final_code {
+                Some(code) if CREDENTIAL_CODES.contains(&code) => FaultKind::Credentials,
+                Some(code) => FaultKind::Refused { code: code.to_owned() },
+                None => FaultKind::Ambiguous,
+            },
             _ => FaultKind::Ambiguous,
         };
         let message = error.as_service_error().and_then(|service| service.message());

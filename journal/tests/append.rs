@@ -107,6 +107,9 @@ async fn an_answer_that_cannot_be_read_or_is_a_proxys_is_never_final() {
         Fault::Proxy(408, ""),
         Fault::Proxy(421, ""),
         Fault::Proxy(425, ""),
+        Fault::Proxy(408, r#"{"code":"RequestTimeout"}"#),
+        Fault::Proxy(403, r#"{"code":"Blocked"}"#),
+        Fault::Proxy(400, r#"{"__type":""}"#),
     ] {
         // After an answer that was lost: the first put was applied.
         let dynamo = Dynamo::scripted([Fault::DropAfter, fault]);
@@ -149,6 +152,24 @@ async fn a_thousand_taken_keys_are_passed_in_some_ten_puts() {
     assert!(puts <= 12, "{puts} puts");
     assert_eq!(start.elapsed(), Duration::ZERO, "the table answers, so nothing waits");
     assert_eq!(events(&dynamo).await.len(), 1_001);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_backoff_begins_anew_after_a_collision() {
+    let busy = Fault::Refused("ThrottlingException");
+    let collision = Fault::Refused("ConditionalCheckFailedException");
+    let times = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = Arc::clone(&times);
+    let mut faults = [busy, busy, busy, busy, busy, collision, busy].into_iter();
+    let dynamo = Dynamo::new(move |_| {
+        seen.lock().unwrap().push(Instant::now());
+        faults.next().unwrap_or(Fault::None)
+    });
+    writer(&open(&dynamo)).append(draft(), None, DEADLINE).await.unwrap();
+    let times = times.lock().unwrap();
+    let waits = Vec::from_iter(times.windows(2).map(|pair| pair[1] - pair[0]));
+    assert!(waits[4] >= Duration::from_millis(400), "{waits:?}");
+    assert!(waits[6] <= Duration::from_millis(50), "the table has answered: {waits:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -93,5 +93,6 @@ fn client_error(message: &str) -> HttpResponse {
 fn error_answer(status: StatusCode, code: &str, message: &str) -> HttpResponse {
     HttpResponse::build(status)
         .insert_header(("x-amzn-errortype", code))
+        .insert_header(("x-amzn-requestid", Uuid::new_v4().to_string()))
         .json(json!({ "message": message }))
 }

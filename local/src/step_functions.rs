@@ -22,9 +22,6 @@ pub const STATE_MACHINE_ARN: &str = "arn:aws:states:us-east-1:000000000000:state
 /// What the name of an execution must not have (Step Functions' API reference).
 const NOT_IN_A_NAME: &str = "<>{}[]?*\"#%\\^|~`$&,;:/";
 
-/// How deep an execution's input may not be nested: the interpreter's JSON ends at 128 levels.
-const MAX_NESTING: usize = 120;
-
 /// The API, served until it is stopped.
 pub struct StepFunctions {
     /// Where it is served.
@@ -102,31 +99,27 @@ fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
     serde_json::from_slice(body).map_err(|error| Refusal("ValidationException", error.to_string()))
 }
 
-fn nesting(value: &Value) -> usize {
-    match value {
-        Value::Array(items) => 1 + items.iter().map(nesting).max().unwrap_or(0),
-        Value::Object(fields) => 1 + fields.values().map(nesting).max().unwrap_or(0),
-        _ => 0,
-    }
-}
-
 fn start_execution(body: &[u8], state: &State) -> Result<Value, Refusal> {
     let request: StartExecution = parse(body)?;
     if request.state_machine_arn != STATE_MACHINE_ARN {
         let message = format!("the state machine on this machine is {STATE_MACHINE_ARN}");
         return Err(Refusal("StateMachineDoesNotExist", message));
     }
-    let too_deep = || {
-        let limit = "a limit of this machine, which Step Functions does not have";
-        let message = format!("the input is nested {MAX_NESTING} levels or more: {limit}");
-        Refusal("InvalidExecutionInput", message)
+    let input = request.input.as_deref().unwrap_or("{}");
+    // With the levels that the interpreter adds, JSON ends at 127.
+    let wrapped = format!("[[[[[[[[{input}]]]]]]]]");
+    let refused = |error: serde_json::Error| {
+        match error.to_string() {
+        text if text.starts_with("recursion limit") => Refusal(
+            "InvalidExecutionInput",
+            "the input is nested 120 levels or more: a limit of this machine, not of Step Functions"
+                .to_owned(),
+        ),
+        text => Refusal("InvalidExecutionInput", text),
+    }
     };
-    let input: Value = match serde_json::from_str(request.input.as_deref().unwrap_or("{}")) {
-        Ok(input) if nesting(&input) < MAX_NESTING => input,
-        Ok(_) => return Err(too_deep()),
-        Err(error) if error.to_string().starts_with("recursion limit") => return Err(too_deep()),
-        Err(error) => return Err(Refusal("InvalidExecutionInput", error.to_string())),
-    };
+    let input: Value = serde_json::from_str(input).map_err(refused)?;
+    serde_json::from_str::<Value>(&wrapped).map_err(refused)?;
     let name = request.name.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
     let allowed = |c: char| !c.is_whitespace() && !c.is_control() && !NOT_IN_A_NAME.contains(c);
     if !name.chars().all(allowed) || !(1..=80).contains(&name.chars().count()) {

@@ -251,7 +251,7 @@ async fn what_cannot_be_done_is_exit_code_2_and_one_line_that_says_why() {
         (&["start", &arn, "hi", "--input", "{}"], "cannot be used with"),
         (&["start", &arn, "--input", "[1]"], "must be a JSON object"),
         (&["start", &arn, "--input", "{"], "--input is not JSON"),
-        (&["start", &arn, "--input", r#"{"session_id": 7}"#], "must be a string"),
+        (&["start", &arn, "--input", r#"{"session_id": 7}"#], "expected a string"),
         (&["start", &arn, "--input", r#"{"session_id": "x"}"#], "33 to 100 characters"),
         (
             &[

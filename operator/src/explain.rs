@@ -83,11 +83,10 @@ fn verdict(run: &Run, now: Timestamp) -> String {
         Status::AgentEntrypointFailed => {
             "the container received the request and did not start the agent".to_owned()
         }
-        Status::AgentInvocationFailed if run.has(&Status::AgentBackgroundTaskStarted) => {
-            "InvokeAgentRuntime failed. The agent had started and may still work".to_owned()
-        }
         Status::AgentInvocationFailed => {
-            "InvokeAgentRuntime failed. The agent was not started".to_owned()
+            let started = run.has(&Status::AgentBackgroundTaskStarted);
+            let agent = if started { "had started and may still work" } else { "was not started" };
+            format!("InvokeAgentRuntime failed. The agent {agent}")
         }
         _ if error_type == "PollAttemptsSpent" => {
             format!("the workflow gave up waiting for the agent's end. {}", silence(run, now))

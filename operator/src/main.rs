@@ -49,14 +49,9 @@ enum Command {
     },
 }
 
-fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let result = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("no runtime")
-        .and_then(|runtime| runtime.block_on(run(cli)));
-    result.unwrap_or_else(|error| {
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    run(Cli::parse()).await.unwrap_or_else(|error| {
         let unread = error.downcast_ref::<io::Error>().map(io::Error::kind);
         if unread == Some(io::ErrorKind::BrokenPipe) {
             // Whoever reads the output may stop reading, as `head` does: as if SIGPIPE had ended it.

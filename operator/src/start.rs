@@ -7,6 +7,7 @@ use aws_sdk_sfn::types::ExecutionStatus;
 use clap::Args;
 use journal::{Journal, SdkFault, SessionId};
 use operator::{Printer, View};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -89,11 +90,8 @@ fn session_id(
     given: Option<SessionId>,
     name: &str,
 ) -> Result<SessionId> {
-    let inside = match input.get("session_id") {
-        None => None,
-        Some(Value::String(id)) => Some(id.parse::<SessionId>().context("session_id in --input")?),
-        Some(_) => bail!("session_id in --input must be a string"),
-    };
+    let inside = input.get("session_id").map(SessionId::deserialize);
+    let inside = inside.transpose().context("session_id in --input")?;
     if let (Some(given), Some(inside)) = (&given, &inside) {
         ensure!(given == inside, "--id and session_id in --input differ");
     }

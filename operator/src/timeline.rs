@@ -48,51 +48,50 @@ pub fn line(entry: &Entry) -> String {
 #[must_use]
 pub fn summary(run: &Run, number: usize, count: usize, now: Timestamp) -> String {
     let total = run.entries.last().and_then(|entry| entry.offset).map(duration).unwrap_or_default();
-    let mut lines = vec![match run.ending {
-        Ending::Completed(_) => format!("{GREEN}completed{GREEN:#}  in {total}"),
+    let mut lines = Vec::new();
+    match run.ending {
+        Ending::Completed(end) => {
+            lines.push(format!("{GREEN}completed{GREEN:#}  in {total}"));
+            if let Some(result) = &end.result {
+                let cut = if end.result_truncated { " (the journal keeps 64 KB)" } else { "" };
+                let result = Vec::from_iter(shortened(result).lines().map(escape));
+                lines.push(format!("result     {}{cut}", result.join("\n           ")));
+            }
+        }
         Ending::Running => {
-            let since = |entry: Option<&Entry>| {
-                entry.map(|entry| ago(entry.event, now)).unwrap_or_default()
-            };
-            let (first, last) = (since(run.entries.first()), since(run.entries.last()));
-            format!("running    since {first}; its last event is {last} old")
+            let ages = [run.entries.first(), run.entries.last()]
+                .map(|entry| entry.map(|entry| ago(entry.event, now)).unwrap_or_default());
+            let [first, last] = ages;
+            lines.push(format!("running    since {first}; its last event is {last} old"));
+            lines.extend(open_steps(run, now, "ago"));
         }
         Ending::Failed(last) => {
-            let said = failure(run.failure().unwrap_or(last)).unwrap_or_default();
-            format!("{RED}failed{RED:#}     after {total}: {said}")
+            let text = failure(run.failure().unwrap_or(last)).unwrap_or_default();
+            lines.push(format!("{RED}failed{RED:#}     after {total}: {text}"));
+            // Once the run has ended, its own end is the reference and not the present.
+            let end = last.timestamp.parse().unwrap_or(now);
+            lines.extend(open_steps(run, end, "before the end"));
         }
-    }];
-    if !matches!(run.ending, Ending::Completed(_)) {
-        // A session is open while a step in it is, and for a while after its agent's failure.
-        let told = |open: &&&Event| {
-            let session = open.status == Status::SessionInitiated;
-            !session || (run.open.len() == 1 && run.ending == Ending::Running)
-        };
-        // Once the run has ended, its own end is the reference and not the present.
-        let ended = match run.ending {
-            Ending::Failed(last) => last.timestamp.parse().ok(),
-            _ => None,
-        };
-        let (until, of) = ended.map_or((now, "ago"), |end: Timestamp| (end, "before the end"));
-        lines.extend(run.open.iter().filter(told).map(|open| {
-            format!(
-                "no end of  {}, which began {} {of}",
-                escape(open.status.as_str()),
-                ago(open, until)
-            )
-        }));
-    }
-    if let Ending::Completed(end) = run.ending {
-        lines.extend(end.result.as_deref().map(|result| {
-            let cut = if end.result_truncated { " (the journal keeps 64 KB)" } else { "" };
-            format!("result     {}{cut}", escape(&shortened(result)))
-        }));
     }
     lines.extend(run.defects.iter().map(|defect| format!("{RED}broken{RED:#}     {defect}")));
     lines.extend(run.trace_id().map(|trace| format!("trace      {}", escape(trace))));
     let which = if count > 1 { format!(" ({number} of {count})") } else { String::new() };
     lines.push(format!("run        {}{which}", escape(run.invocation_id)));
     lines.join("\n")
+}
+
+/// A line for each step without an end. The session itself is one only if nothing else is.
+fn open_steps(run: &Run, until: Timestamp, of: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    for open in &run.open {
+        let session = open.status == Status::SessionInitiated;
+        if session && (run.open.len() > 1 || run.ending != Ending::Running) {
+            continue;
+        }
+        let (status, ago) = (escape(open.status.as_str()), ago(open, until));
+        lines.push(format!("no end of  {status}, which began {ago} {of}"));
+    }
+    lines
 }
 
 /// The result as it fits a terminal.
@@ -132,14 +131,10 @@ fn seconds(micros: i64) -> f64 {
     micros as f64 / 1e6
 }
 
-/// Characters that change the direction of the text around them, or break its lines.
-const BIDIRECTIONAL: [char; 14] = [
-    '\u{061c}', '\u{2028}', '\u{2029}', '\u{200e}', '\u{200f}', '\u{202a}', '\u{202b}', '\u{202c}',
-    '\u{202d}', '\u{202e}', '\u{2066}', '\u{2067}', '\u{2068}', '\u{2069}',
-];
-
+/// Control characters, and those that change the direction of text or break its lines.
 fn drives_a_terminal(character: char) -> bool {
-    character.is_control() || BIDIRECTIONAL.contains(&character)
+    let turns = matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2066}'..='\u{2069}');
+    turns || character.is_control() || ('\u{2028}'..='\u{202e}').contains(&character)
 }
 
 /// The text with its control characters escaped, so that it cannot drive a terminal.

@@ -34,15 +34,32 @@ pub(crate) fn write(line: Vec<u8>) {
 }
 
 fn write_now(line: &[u8]) {
-    let mut stderr = io::stderr();
-    // A closed stderr is no reason to stop.
-    let written = stderr.write_all(line).is_ok();
+    let written = write_whole(line);
     PENDING_BYTES.fetch_sub(line.len(), Ordering::Relaxed);
-    let dropped = if written { DROPPED.swap(0, Ordering::Relaxed) } else { 0 };
-    if dropped > 0 {
+    let dropped = DROPPED.swap(0, Ordering::Relaxed);
+    let lost = if written { 0 } else { dropped + 1 };
+    DROPPED.fetch_add(lost, Ordering::Relaxed);
+    if written && dropped > 0 {
         let message = format!("{dropped} log lines were dropped, because nobody read the log");
-        let _ = writeln!(stderr, "{{\"level\":\"WARN\",\"fields\":{{\"message\":\"{message}\"}}}}");
+        let line = format!("{{\"level\":\"WARN\",\"fields\":{{\"message\":\"{message}\"}}}}\n");
+        write_whole(line.as_bytes());
     }
+}
+
+/// Whether the line was written. It is not if stderr is closed.
+fn write_whole(mut line: &[u8]) -> bool {
+    while !line.is_empty() {
+        match io::stderr().write(line) {
+            Ok(written) => line = line.get(written..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // A pipe that does not block, and is full.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(_) => return false,
+        }
+    }
+    true
 }
 
 /// Waits until what was logged is written, but no longer than this.

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -44,8 +46,10 @@ pub struct Spec {
 pub struct Process {
     name: &'static str,
     group: Pid,
-    /// How the child ended, once it has.
+    /// How the child ended, once its last lines are in the log.
     ended: watch::Receiver<Option<String>>,
+    /// Whether it has ended; known a little earlier.
+    exited: Arc<AtomicBool>,
 }
 
 impl Process {
@@ -69,15 +73,18 @@ impl Process {
         let (said, listens) = oneshot::channel();
         let logged = tokio::spawn(follow(stderr, log, spec.echo, said));
         let (ended, when_ended) = watch::channel(None);
+        let exited = Arc::new(AtomicBool::new(false));
+        let has_exited = Arc::clone(&exited);
         tokio::spawn(async move {
             let status = child.wait().await;
+            has_exited.store(true, Ordering::Relaxed);
             // Its last lines say why it ended, so they are in the log before its end is known.
             let _ = tokio::time::timeout(LAST_WORDS, logged).await;
             ended.send_replace(Some(
                 status.map_or_else(|error| error.to_string(), |s| s.to_string()),
             ));
         });
-        Ok((Self { name: spec.name, group: Pid::from_raw(id), ended: when_ended }, listens))
+        Ok((Self { name: spec.name, group: Pid::from_raw(id), ended: when_ended, exited }, listens))
     }
 
     /// Waits for the address on which the child listens.
@@ -104,7 +111,7 @@ impl Process {
     /// Whether the child has ended.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        self.ended.borrow().is_some()
+        self.exited.load(Ordering::Relaxed)
     }
 
     /// The child's process id.

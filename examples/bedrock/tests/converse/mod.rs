@@ -86,6 +86,7 @@ async fn converse(model: Path<String>, request: Json<Value>, script: Data<Script
     let mut answer = HttpResponse::build(StatusCode::from_u16(status).unwrap());
     if !code.is_empty() {
         answer.insert_header(("x-amzn-errortype", code));
+        answer.insert_header(("x-amzn-requestid", "request-1"));
     }
     answer.json(body)
 }
