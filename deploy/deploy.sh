@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-usage="usage: bash deploy/deploy.sh STACK AGENT_COMMAND, such as: deploy.sh my-agents 'python3 /agent.py'"
+usage="usage: bash deploy/deploy.sh STACK AGENT_COMMAND, such as: deploy.sh my-agents 'tr a-z A-Z'"
 stack=${1:?$usage}
 agent_command=${2:?$usage}
 dry_run=${DRY_RUN:-}

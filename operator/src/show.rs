@@ -63,7 +63,7 @@ fn not_empty<'a>(events: &'a [Event], id: &SessionId) -> Result<&'a [Event]> {
     ensure!(
         !events.is_empty(),
         "the journal has no event of session {id}: it never began, or it could not write its first event \
-         (on AWS, see: aws stepfunctions list-executions)"
+         (on AWS, see: aws stepfunctions list-executions --state-machine-arn ARN)"
     );
     Ok(events)
 }
