@@ -5,45 +5,29 @@
 //! after the event, so that a refusal is journaled too.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Addr;
 use actix_web::http::StatusCode;
 use actix_web::http::header::HeaderMap;
-use actix_web::web::{Bytes, BytesMut, Data, Payload};
+use actix_web::web::{Bytes, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
-use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, Shared};
 use journal::{Draft, Journal, SessionJournal, Source, Status};
 use opentelemetry::KeyValue;
 use opentelemetry::trace::{SpanRef, TraceContextExt};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
+use crate::body_reader::{BodyReader, SMALL_BODY_BYTES};
 use crate::caller::Caller;
 use crate::refusal::Refusal;
 use crate::request::{Request, parse};
 use crate::socket::Socket;
 use crate::supervisor::{Start, Supervisor};
 use crate::{Invocation, TaskContext};
-
-const BODY_DEADLINE: Duration = Duration::from_secs(60);
-
-/// How long a large body waits for those before it.
-const TURN_DEADLINE: Duration = Duration::from_secs(30);
-
-/// How long a shutdown waits for the rest of a body.
-const DRAIN_GRACE: Duration = Duration::from_secs(1);
-
-/// A body up to this size is read at once, and understood on the journal's own thread.
-const SMALL_BODY_BYTES: usize = 64 * 1024;
-
-/// Memory for the larger bodies that are in hand at a time.
-pub(crate) const LARGE_BODIES_BYTES: usize = 100 * 1024 * 1024;
 
 const STARTED_DEADLINE: Duration = Duration::from_secs(10);
 const FAILED_DEADLINE: Duration = Duration::from_secs(5);
@@ -58,9 +42,7 @@ pub(crate) struct Entrypoint {
     pub draining: CancellationToken,
     /// Cancelled when the process is about to exit.
     pub give_up: CancellationToken,
-    pub max_body_bytes: usize,
-    /// Bytes of [`LARGE_BODIES_BYTES`] that are free.
-    pub large_bodies: Arc<Semaphore>,
+    pub bodies: BodyReader,
     /// The runtime of the journal.
     pub runtime: Handle,
     /// What the shutdown waits for.
@@ -105,7 +87,8 @@ impl Entrypoint {
         let handled = actix_web::rt::spawn(async move {
             let _pending = pending;
             let (runtime, tasks) = (entrypoint.runtime.clone(), entrypoint.tasks.clone());
-            let (turn, body) = match entrypoint.receive(caller.content_length, payload).await {
+            let (turn, body) = match entrypoint.bodies.receive(caller.content_length, payload).await
+            {
                 Ok((turn, body)) => (turn, Ok(body)),
                 Err(refusal) => (None, Err(refusal)),
             };
@@ -127,70 +110,6 @@ impl Entrypoint {
         handled.await.flatten().unwrap_or_else(|error| {
             Err(Refusal::internal(format!("the entrypoint failed: {error}")))
         })
-    }
-
-    /// Reads a body, unless the shutdown is over before it is there. The permit is the memory that a
-    /// large one takes.
-    async fn receive(
-        &self,
-        length: Option<usize>,
-        payload: Payload,
-    ) -> Result<(Option<OwnedSemaphorePermit>, Bytes), Refusal> {
-        let drained = async {
-            self.draining.cancelled().await;
-            tokio::time::sleep(DRAIN_GRACE).await;
-        };
-        let late = |_| {
-            let seconds = BODY_DEADLINE.as_secs();
-            Refusal::invalid(format!("the body was not received within {seconds} s"))
-        };
-        tokio::select! {
-            body = tokio::time::timeout(BODY_DEADLINE, self.read(length, payload)) => {
-                body.map_err(late)?
-            }
-            () = drained => Err(Refusal::shutting_down()),
-        }
-    }
-
-    /// Reads a body into memory of its own length. Once it is large, it waits for its turn.
-    async fn read(
-        &self,
-        length: Option<usize>,
-        mut payload: Payload,
-    ) -> Result<(Option<OwnedSemaphorePermit>, Bytes), Refusal> {
-        let limit = self.max_body_bytes;
-        let (mut body, mut turn) = (BytesMut::new(), None);
-        while let Some(chunk) = payload.next().await {
-            let chunk = chunk.map_err(|error| {
-                let text = format!("the body was not received whole: {error}");
-                Refusal { cut: true, ..Refusal::invalid(text) }
-            })?;
-            let bytes = body.len() + chunk.len();
-            if bytes > limit {
-                return Err(Refusal::too_large(limit));
-            }
-            if bytes > SMALL_BODY_BYTES && turn.is_none() {
-                let bytes = length.unwrap_or(limit).clamp(bytes, limit);
-                turn = Some(self.turn_for(bytes).await?);
-                body.reserve(bytes - body.len());
-            }
-            body.extend_from_slice(&chunk);
-        }
-        if let Some(turn) = &mut turn {
-            // Of a body without a length, more was reserved.
-            drop(turn.split(turn.num_permits().saturating_sub(body.len())));
-        }
-        Ok((turn, body.freeze()))
-    }
-
-    /// Waits until there is memory for a large body.
-    async fn turn_for(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Refusal> {
-        let bytes = u32::try_from(bytes.min(LARGE_BODIES_BYTES)).unwrap_or(u32::MAX);
-        let turn = Arc::clone(&self.large_bodies).acquire_many_owned(bytes);
-        match tokio::time::timeout(TURN_DEADLINE, turn).await {
-            Ok(Ok(turn)) => Ok(turn),
-            _ => Err(Refusal::busy()),
-        }
     }
 
     /// Handles a request in its span, if it is known whose session it is.

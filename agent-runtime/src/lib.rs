@@ -57,6 +57,7 @@
 mod agent;
 mod agents;
 mod body;
+mod body_reader;
 mod caller;
 mod entrypoint;
 mod health;

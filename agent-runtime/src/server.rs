@@ -1,7 +1,6 @@
 use std::future::Future;
 use std::io;
 use std::net::TcpListener;
-use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Actor;
@@ -11,13 +10,13 @@ use futures_util::FutureExt;
 use journal::Journal;
 use serde_json::json;
 use tokio::runtime::{Builder, Handle};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::Agent;
 use crate::agent::erase;
-use crate::entrypoint::{Entrypoint, LARGE_BODIES_BYTES, invocations};
+use crate::body_reader::BodyReader;
+use crate::entrypoint::{Entrypoint, invocations};
 use crate::health::Health;
 use crate::socket::Socket;
 use crate::supervisor::Supervisor;
@@ -67,8 +66,7 @@ pub async fn serve(
         supervisor,
         draining: draining.clone(),
         give_up: give_up.clone(),
-        max_body_bytes,
-        large_bodies: Arc::new(Semaphore::new(LARGE_BODIES_BYTES)),
+        bodies: BodyReader::new(max_body_bytes, draining.clone()),
         runtime: Handle::current(),
         tasks: tasks.clone(),
     });

@@ -430,7 +430,7 @@ async fn sigterm_while_the_journal_is_down_ends_within_ten_seconds_and_logs_the_
     assert_eq!(event["ErrorType"], "Terminated");
 }
 
-/// The binary with its log in a pipe, of which the first line was read; where it serves.
+/// Starts the binary with its log in a pipe, and reads the first line, which says where it serves.
 fn start_piped(table: &Table, command: &str) -> (Child, BufReader<ChildStderr>, String) {
     let mut child = Command::new(PROGRAM)
         .envs([("JOURNAL_TABLE_NAME", TABLE_NAME), ("HOST", "127.0.0.1"), ("PORT", "0")])

@@ -1,4 +1,4 @@
-//! What OpenTelemetry is told of a task. One test, because its provider is the process's.
+//! The spans of a task. One test, because its provider is the process's.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 

@@ -1,13 +1,11 @@
 //! An OpenTelemetry collector: takes spans as OTLP over HTTP, keeps them, and shows traces.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use actix_web::dev::ServerHandle;
 use actix_web::web::{self, Bytes, Data, Path};
-use actix_web::{App, HttpMessage, HttpRequest, HttpResponse, HttpServer};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 use anyhow::{Context, Result};
 use lru::LruCache;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
@@ -16,6 +14,7 @@ use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use prost::Message;
 
+use crate::server::Server;
 use crate::trace::{Span, tree};
 
 /// Traces that are kept; the one that was added to or looked at longest ago is forgotten first.
@@ -32,10 +31,8 @@ type Traces = Mutex<LruCache<String, BTreeMap<String, Span>>>;
 
 /// The collector, served until it is stopped or this process ends.
 pub struct Collector {
-    /// Where it takes OTLP over HTTP: at `/v1/traces`.
-    pub address: SocketAddr,
     traces: Arc<Traces>,
-    server: ServerHandle,
+    server: Server,
 }
 
 impl Collector {
@@ -45,34 +42,27 @@ impl Collector {
     /// If the port is taken.
     pub fn start(port: u16) -> Result<Self> {
         let traces: Arc<Traces> = Arc::new(Mutex::new(LruCache::new(MAX_TRACES)));
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).with_context(|| {
+        let data = Data::from(Arc::clone(&traces));
+        let server = Server::start(port, move |routes| {
+            routes
+                .app_data(data.clone())
+                .app_data(web::PayloadConfig::new(MAX_BODY_BYTES))
+                .route("/v1/traces", web::post().to(take))
+                .route("/traces/{id}", web::get().to(show));
+        })
+        .with_context(|| {
             format!(
                 "cannot take traces on 127.0.0.1:{port}; take another port with --otlp-port, or if \
                  your collector is there, use it with --otlp http://127.0.0.1:{port}"
             )
         })?;
-        let address = listener.local_addr()?;
-        let data = Data::from(Arc::clone(&traces));
-        let server = HttpServer::new(move || {
-            App::new()
-                .app_data(data.clone())
-                .app_data(web::PayloadConfig::new(MAX_BODY_BYTES))
-                .route("/v1/traces", web::post().to(take))
-                .route("/traces/{id}", web::get().to(show))
-        })
-        .workers(1)
-        .disable_signals()
-        .listen(listener)?
-        .run();
-        let handle = server.handle();
-        tokio::spawn(server);
-        Ok(Self { address, traces, server: handle })
+        Ok(Self { traces, server })
     }
 
     /// What `OTEL_EXPORTER_OTLP_ENDPOINT` has to be for this collector.
     #[must_use]
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.server.address)
     }
 
     /// The spans of every trace that has come so far, by the trace's id, oldest first.
@@ -84,7 +74,7 @@ impl Collector {
 
     /// Stops it; who exports to it finds nobody.
     pub async fn stop(&self) {
-        self.server.stop(false).await;
+        self.server.stop().await;
     }
 }
 

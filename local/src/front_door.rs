@@ -1,16 +1,18 @@
 //! AgentCore's front door: InvokeAgentRuntime over HTTP, handed to the agent-runtime's container
 //! port as AgentCore hands it.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 
 use actix_web::http::StatusCode;
 use actix_web::web::{self, Bytes, Data};
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
+use actix_web::{HttpRequest, HttpResponse};
 use agent_runtime::{REQUEST_HEADER, SESSION_HEADER};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use journal::SessionId;
 use serde_json::json;
 use uuid::Uuid;
+
+use crate::server::Server;
 
 /// AgentCore's limit of a payload in bytes.
 const MAX_PAYLOAD_BYTES: usize = 100 * 1024 * 1024;
@@ -33,21 +35,13 @@ pub fn start(agent: &str) -> Result<SocketAddr> {
         client: reqwest::Client::builder().no_proxy().build()?,
         invocations: format!("http://{agent}/invocations"),
     });
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let address = listener.local_addr()?;
-    let server = HttpServer::new(move || {
-        App::new()
+    let server = Server::start(0, move |routes| {
+        routes
             .app_data(target.clone())
             .app_data(web::PayloadConfig::new(MAX_PAYLOAD_BYTES))
-            .route("/runtimes/{arn}/invocations", web::post().to(invoke))
-    })
-    .workers(1)
-    .disable_signals()
-    .listen(listener)
-    .context("cannot serve AgentCore's front door")?
-    .run();
-    tokio::spawn(server);
-    Ok(address)
+            .route("/runtimes/{arn}/invocations", web::post().to(invoke));
+    })?;
+    Ok(server.address)
 }
 
 async fn invoke(http: HttpRequest, body: Bytes, target: Data<Target>) -> HttpResponse {

@@ -1,13 +1,11 @@
 //! The Lambda Runtime API, and the invoker as its function:
 //! <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>.
 
-use std::net::{Ipv4Addr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use actix_web::dev::ServerHandle;
+use actix_web::HttpResponse;
 use actix_web::web::{self, Data, Json, JsonConfig};
-use actix_web::{App, HttpResponse, HttpServer};
 use anyhow::Result;
 use serde_json::{Value, json};
 use testing::{Process, Spec};
@@ -15,6 +13,7 @@ use tokio::sync::{Semaphore, mpsc};
 use uuid::Uuid;
 
 use crate::asl::ServiceError;
+use crate::server::Server;
 
 /// The function's timeout.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -34,7 +33,7 @@ pub struct Lambda {
 /// A process, and the Runtime API that it alone uses, for one invocation at a time.
 struct Environment {
     process: Arc<Process>,
-    server: ServerHandle,
+    server: Server,
     invocations: mpsc::Sender<Value>,
     answers: mpsc::Receiver<Answer>,
 }
@@ -117,10 +116,8 @@ impl Environment {
         let (answered, answers) = mpsc::channel(1);
         let api = Api { invocations: tokio::sync::Mutex::new(taken), answers: answered };
         let api = Data::new(api);
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let address = listener.local_addr()?.to_string();
-        let server = HttpServer::new(move || {
-            App::new()
+        let server = Server::start(0, move |routes| {
+            routes
                 .app_data(api.clone())
                 .app_data(JsonConfig::default().content_type_required(false))
                 .service(
@@ -128,11 +125,9 @@ impl Environment {
                         .route("/invocation/next", web::get().to(next_invocation))
                         .route("/invocation/{id}/response", web::post().to(response))
                         .route("/invocation/{id}/error", web::post().to(error)),
-                )
-        });
-        let server = server.workers(1).disable_signals().listen(listener)?.run();
-        let handle = server.handle();
-        tokio::spawn(server);
+                );
+        })?;
+        let address = server.address.to_string();
         let mut spec = spec.clone();
         let variables = [
             ("AWS_LAMBDA_RUNTIME_API", &*address),
@@ -142,14 +137,13 @@ impl Environment {
         ];
         spec.environment.extend(variables.map(|(name, it)| (name.to_owned(), it.to_owned())));
         let (process, _) = Process::start(&spec)?;
-        Ok(Self { process: Arc::new(process), server: handle, invocations, answers })
+        Ok(Self { process: Arc::new(process), server, invocations, answers })
     }
 }
 
 impl Drop for Environment {
     fn drop(&mut self) {
-        // Sends the command; nobody has to wait for the end.
-        drop(self.server.stop(false));
+        drop(self.server.stop());
         self.process.kill();
     }
 }

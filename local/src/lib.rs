@@ -13,7 +13,10 @@ pub mod collector;
 mod container;
 pub mod front_door;
 pub mod lambda;
+mod server;
 mod services;
 pub mod step_functions;
 pub mod system;
 pub mod trace;
+
+pub use server::Server;

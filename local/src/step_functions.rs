@@ -1,12 +1,10 @@
 //! Step Functions' API, as far as starting an execution and asking for it.
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use actix_web::dev::ServerHandle;
 use actix_web::web::{self, Bytes, Data};
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer, rt};
+use actix_web::{HttpRequest, HttpResponse, rt};
 use anyhow::{Context, Result};
 use chrono::Utc;
 use serde::Deserialize;
@@ -14,6 +12,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::asl::{Execution, ExecutionEnd};
+use crate::server::Server;
 use crate::system::System;
 
 /// The ARN of the one state machine.
@@ -21,13 +20,6 @@ pub const STATE_MACHINE_ARN: &str = "arn:aws:states:us-east-1:000000000000:state
 
 /// What the name of an execution must not have (Step Functions' API reference).
 const NOT_IN_A_NAME: &str = "<>{}[]?*\"#%\\^|~`$&,;:/";
-
-/// The API, served until it is stopped.
-pub struct StepFunctions {
-    /// Where it is served.
-    pub address: SocketAddr,
-    server: ServerHandle,
-}
 
 /// An execution by its ARN: as it was started, and as DescribeExecution answers it.
 type Executions = Mutex<HashMap<String, (StartExecution, Value)>>;
@@ -49,32 +41,17 @@ struct StartExecution {
 /// An error's name and message.
 struct Refusal(&'static str, String);
 
-impl StepFunctions {
-    /// Serves the API on `port` of 127.0.0.1 (0: any), with executions that run on `system`.
-    ///
-    /// # Errors
-    /// If the port is taken.
-    pub fn start(port: u16, system: Arc<System>) -> Result<Self> {
-        let state = State { system, executions: Arc::default() };
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
-            .with_context(|| format!("cannot serve Step Functions on 127.0.0.1:{port}"))?;
-        let address = listener.local_addr()?;
-        let server = HttpServer::new(move || {
-            App::new().app_data(Data::new(state.clone())).route("/", web::post().to(answer))
-        })
-        .workers(1)
-        .disable_signals()
-        .listen(listener)?
-        .run();
-        let handle = server.handle();
-        tokio::spawn(server);
-        Ok(Self { address, server: handle })
-    }
-
-    /// Stops the API, and with it the executions.
-    pub async fn stop(self) {
-        self.server.stop(false).await;
-    }
+/// Serves the API on `port` of 127.0.0.1 (0: any), with executions that run on `system` until it is
+/// stopped.
+///
+/// # Errors
+/// If the port is taken.
+pub fn start(port: u16, system: Arc<System>) -> Result<Server> {
+    let state = State { system, executions: Arc::default() };
+    Server::start(port, move |routes| {
+        routes.app_data(Data::new(state.clone())).route("/", web::post().to(answer));
+    })
+    .with_context(|| format!("cannot serve Step Functions on 127.0.0.1:{port}"))
 }
 
 async fn answer(http: HttpRequest, body: Bytes, state: Data<State>) -> HttpResponse {
@@ -105,21 +82,7 @@ fn start_execution(body: &[u8], state: &State) -> Result<Value, Refusal> {
         let message = format!("the state machine on this machine is {STATE_MACHINE_ARN}");
         return Err(Refusal("StateMachineDoesNotExist", message));
     }
-    let input = request.input.as_deref().unwrap_or("{}");
-    // With the levels that the interpreter adds, JSON ends at 127.
-    let wrapped = format!("[[[[[[[[{input}]]]]]]]]");
-    let refused = |error: serde_json::Error| {
-        match error.to_string() {
-        text if text.starts_with("recursion limit") => Refusal(
-            "InvalidExecutionInput",
-            "the input is nested 120 levels or more: a limit of this machine, not of Step Functions"
-                .to_owned(),
-        ),
-        text => Refusal("InvalidExecutionInput", text),
-    }
-    };
-    let input: Value = serde_json::from_str(input).map_err(refused)?;
-    serde_json::from_str::<Value>(&wrapped).map_err(refused)?;
+    let input = input(request.input.as_deref().unwrap_or("{}"))?;
     let name = request.name.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
     let allowed = |c: char| !c.is_whitespace() && !c.is_control() && !NOT_IN_A_NAME.contains(c);
     if !name.chars().all(allowed) || !(1..=80).contains(&name.chars().count()) {
@@ -167,6 +130,22 @@ fn start_execution(body: &[u8], state: &State) -> Result<Value, Refusal> {
         }
     });
     Ok(json!({"executionArn": arn, "startDate": started}))
+}
+
+fn input(text: &str) -> Result<Value, Refusal> {
+    let refused = |error: serde_json::Error| {
+        let mut message = error.to_string();
+        if message.starts_with("recursion limit") {
+            message = "the input is nested 120 levels or more: a limit of this machine, not of \
+                       Step Functions"
+                .to_owned();
+        }
+        Refusal("InvalidExecutionInput", message)
+    };
+    let input = serde_json::from_str(text).map_err(refused)?;
+    // With the levels that the interpreter adds, JSON ends at 127.
+    serde_json::from_str::<Value>(&format!("[[[[[[[[{text}]]]]]]]]")).map_err(refused)?;
+    Ok(input)
 }
 
 fn describe_execution(body: &[u8], state: &State) -> Result<Value, Refusal> {

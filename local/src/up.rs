@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use local::collector::Collector;
-use local::step_functions::{STATE_MACHINE_ARN, StepFunctions};
+use local::step_functions::{self, STATE_MACHINE_ARN};
 use local::system::{Options, System};
 use testing::{CREDENTIAL, REGION, TABLE_NAME};
 use uuid::Uuid;
@@ -45,7 +45,7 @@ pub async fn up(args: UpArgs) -> Result<ExitCode> {
         ..options(args.agent)?
     };
     let system = Arc::new(System::start(&options).await?);
-    let step_functions = StepFunctions::start(args.step_functions_port, Arc::clone(&system))?;
+    let step_functions = step_functions::start(args.step_functions_port, Arc::clone(&system))?;
     let (address, dynamodb) = (&system.agent_address, system.table.endpoint());
     let workflow = step_functions.address;
     write_environment(&dynamodb, &format!("http://{workflow}"), traces_url)?;

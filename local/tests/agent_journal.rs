@@ -13,7 +13,8 @@ use aws_sdk_sfn::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_sfn::operation::start_execution::StartExecutionError;
 use aws_sdk_sfn::types::ExecutionStatus;
 use journal::{Draft, Event, SessionId, Source, Status};
-use local::step_functions::{STATE_MACHINE_ARN, StepFunctions};
+use local::Server;
+use local::step_functions::{self, STATE_MACHINE_ARN};
 use operator::history::{newest, runs};
 use support::{Stack, open, put, put_history, sibling};
 use testing::{CREDENTIAL, REGION, TABLE_NAME, Table};
@@ -290,7 +291,7 @@ async fn start_runs_a_session_and_watch_shows_it_to_its_end() {
         Stack::start("sh -c 'read -r i; case $i in *wrong*) exit 3;; esac; echo \"$i\"'", 600)
             .await;
     let system = Arc::new(stack.system);
-    let step_functions = StepFunctions::start(0, Arc::clone(&system)).unwrap();
+    let step_functions = step_functions::start(0, Arc::clone(&system)).unwrap();
     let endpoint = format!("http://{}", step_functions.address);
     let session = async |arguments: &[&str]| {
         let mut command = session(&system.table, arguments);
@@ -326,7 +327,7 @@ async fn start_runs_a_session_and_watch_shows_it_to_its_end() {
 }
 
 /// The local Step Functions through the real SDK.
-fn sfn(step_functions: &StepFunctions) -> aws_sdk_sfn::Client {
+fn sfn(step_functions: &Server) -> aws_sdk_sfn::Client {
     let config = aws_sdk_sfn::config::Builder::new()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new(REGION))
@@ -339,7 +340,7 @@ fn sfn(step_functions: &StepFunctions) -> aws_sdk_sfn::Client {
 async fn an_input_that_is_nested_too_deep_for_this_machine_is_refused_with_the_limit() {
     let stack = Stack::start("cat", 600).await;
     let system = Arc::new(stack.system);
-    let step_functions = StepFunctions::start(0, Arc::clone(&system)).unwrap();
+    let step_functions = step_functions::start(0, Arc::clone(&system)).unwrap();
     let client = sfn(&step_functions);
     let nested = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
     let start = |levels: usize| {
@@ -373,7 +374,7 @@ async fn an_input_that_is_nested_too_deep_for_this_machine_is_refused_with_the_l
 async fn executions_are_started_once_and_answered_as_step_functions_does() {
     let stack = Stack::start("sh -c 'sleep 1; cat'", 600).await;
     let system = Arc::new(stack.system);
-    let step_functions = StepFunctions::start(0, Arc::clone(&system)).unwrap();
+    let step_functions = step_functions::start(0, Arc::clone(&system)).unwrap();
     let client = sfn(&step_functions);
     let start = |name: &str, input: &str| {
         client.start_execution().state_machine_arn(STATE_MACHINE_ARN).name(name).input(input).send()

@@ -1,7 +1,4 @@
 //! `agent-journal`: starts sessions, shows their journal, and says what happened to them.
-//!
-//! Exit codes: 0 the session completed, 1 it failed, 2 the command was not understood or AWS could
-//! not be asked, 3 the session still runs, 4 its history contradicts the journal's rules.
 
 mod follow;
 mod show;
