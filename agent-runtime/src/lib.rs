@@ -45,8 +45,8 @@
 //!
 //! A request passes these modules:
 //!
-//! - `entrypoint` journals the request and answers at once. `caller` reads its head, `request` (with
-//!   `body`) its body, and a `refusal` says why no task was started.
+//! - `entrypoint` journals the request and answers at once. `caller` reads its head, `body_reader`
+//!   receives its body, `request` (with `body`) reads it, and a `refusal` says why no task was started.
 //! - `supervisor` (an actor) starts each invocation once, with a `worker` (an actor) that stands for
 //!   the running agent.
 //! - `task` (a plain task) guards the agent and writes its one terminal event, as `outcome` decides.

@@ -16,8 +16,9 @@
 //! | `RUST_LOG` | level of the log |
 //!
 //! - [`run_service`]: the shell of both services' `main`.
-//! - `logs`: the log, and `log_writer` its way to stderr, for which nothing waits; `export`: spans on their way; `otlp_client` and `aws`: the HTTP client for it,
-//!   and the signature that AWS's endpoint asks for.
+//! - `logs`: the log; `log_writer`: its way to stderr, for which nothing waits.
+//! - `export`: spans on their way; `otlp_client` and `aws`: the HTTP client for it, and the signature
+//!   that AWS's endpoint asks for.
 //! - [`TraceParent`]: the trace context in a header, a payload or the environment.
 //!
 //! [otlp]: https://opentelemetry.io/docs/specs/otel/protocol/exporter/
