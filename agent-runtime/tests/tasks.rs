@@ -65,7 +65,7 @@ async fn a_trace_in_the_header_alone_is_taken_too() {
 }
 
 #[tokio::test]
-async fn the_events_sort_behind_the_cause_however_far_ahead_its_clock_is() {
+async fn the_events_sort_after_the_cause_however_far_ahead_its_clock_is() {
     let (host, id) = (calm_host(), session_id());
     let after = (chrono::Utc::now() + chrono::TimeDelta::minutes(7))
         .format("%Y-%m-%dT%H:%M:%S%.6fZ")

@@ -212,7 +212,7 @@ async fn the_workflows_trace_goes_on_and_else_the_one_of_x_ray() {
 }
 
 #[tokio::test]
-async fn its_events_sort_behind_their_causes() {
+async fn its_events_sort_after_their_causes() {
     let ahead = (chrono::Utc::now() + chrono::TimeDelta::minutes(9))
         .format("%Y-%m-%dT%H:%M:%S%.6fZ")
         .to_string();

@@ -203,6 +203,11 @@ impl Up {
     }
 }
 
+fn write_script(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
 fn gone(processes: &[u32]) {
     let deadline = Instant::now() + Duration::from_secs(15);
     for process in processes {
@@ -304,6 +309,21 @@ async fn up_goes_on_when_nobody_reads_what_it_shows() {
     drop(unread);
 }
 
+#[test]
+fn what_a_container_writes_cannot_drive_the_terminal_of_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("agent");
+    let program = sibling("word-counter");
+    let text = format!("#!/bin/sh\nprintf '\\033[2J seen\\n' >&2\nexec {}\n", program.display());
+    write_script(&script, &text);
+    let mut up = Up::showing(&["--agent-program", script.to_str().unwrap()], Stdio::piped());
+    let mut shown = BufReader::new(up.child.stderr.take().unwrap()).lines();
+    let line = shown.find(|line| line.as_ref().unwrap().contains("seen")).unwrap().unwrap();
+    assert_eq!(line, r"\u{1b}[2J seen");
+    kill(Pid::from_raw(up.child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+    assert!(up.child.wait().unwrap().success());
+}
+
 #[tokio::test]
 async fn up_replaces_its_container_even_if_the_port_is_taken_or_the_first_replacement_dies() {
     let folder = tempfile::tempdir().unwrap();
@@ -313,8 +333,7 @@ async fn up_replaces_its_container_even_if_the_port_is_taken_or_the_first_replac
         "#!/bin/sh\n[ -e {fails_at} ] && rm {fails_at} && exit 1\nexec {}\n",
         program.display()
     );
-    std::fs::write(&script, text).unwrap();
-    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    write_script(&script, &text);
     let up = Up::of(&["--agent-program", script.to_str().unwrap()]);
     let runtime = up.tree().into_iter().find(|process| {
         let name = std::fs::read_to_string(format!("/proc/{process}/comm"));

@@ -8,10 +8,13 @@ mod support;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use agent_runtime::CommandAgent;
 use journal::{Draft, SessionId, Source, Status};
 use local::asl::{Execution, ExecutionEnd, Resource};
+use local::front_door;
 use serde_json::{Value, json};
-use support::{Break, Faulty, Stack, execution, failure};
+use support::{Break, Container, Faulty, Stack, execution, failure, open};
+use testing::Table;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_id_in_the_input_is_the_session_and_not_the_agents_input() {
@@ -56,6 +59,44 @@ async fn an_invoker_that_dies_between_two_sessions_is_replaced_and_no_session_no
     assert_eq!(stack.system.run(&run).await, ExecutionEnd::Succeeded(json!({"n": 1})));
     assert_ne!(stack.system.invoker().id(), first.id());
     stack.system.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_hangs_holds_up_no_other_session() {
+    let table = Table::open(None, 0).await.unwrap();
+    let agent = CommandAgent::from_env(|_| Some("echo 7".to_owned())).unwrap();
+    let container = Container::start(open(table.client_config()), agent);
+    let behind = front_door::start(&container.address).unwrap();
+    // On the way to AgentCore: the first call gets no answer, all others are handed on.
+    let proxy = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let front_door = proxy.local_addr().unwrap();
+    let (hangs, first) = tokio::sync::oneshot::channel();
+    let hands_on = tokio::spawn(async move {
+        hangs.send(proxy.accept().await.unwrap()).unwrap();
+        loop {
+            let (mut invoker, _) = proxy.accept().await.unwrap();
+            let mut agentcore = tokio::net::TcpStream::connect(behind).await.unwrap();
+            tokio::spawn(async move {
+                tokio::io::copy_bidirectional(&mut invoker, &mut agentcore).await
+            });
+        }
+    });
+    let stack = Stack::behind(table, front_door, 600).await;
+    let (hanging, other) = (execution(json!({})), execution(json!({})));
+    let others = async {
+        let held = first.await.unwrap();
+        let run = stack.system.run(&other);
+        let ended = tokio::time::timeout(Duration::from_secs(30), run).await;
+        drop(held);
+        ended.expect("it waits for the one that hangs")
+    };
+    tokio::select! {
+        ended = stack.system.run(&hanging) => panic!("{ended:?}"),
+        ended = others => assert_eq!(ended, ExecutionEnd::Succeeded(json!(7))),
+    }
+    hands_on.abort();
+    stack.system.stop().await;
+    container.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
