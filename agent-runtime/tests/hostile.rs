@@ -156,10 +156,12 @@ async fn a_body_whose_rest_comes_after_the_shutdown_began_is_answered() {
     let id = session_id();
     let dynamo = Dynamo::new(|_| Fault::None);
     let mut host = Host::start(&dynamo);
-    let framing = "Content-Length: 15\r\nConnection: close";
+    let framing = "Content-Length: 15\r\nConnection: close\r\nExpect: 100-continue";
     let mut stream = send_head(&host, &id, framing, "{\"do\":").await;
-    // The head is there once another request is answered.
-    host.ping().await;
+    // The answer to the head alone: it has been taken.
+    let mut taken = [0; 25];
+    stream.read_exact(&mut taken).await.unwrap();
+    assert_eq!(&taken, b"HTTP/1.1 100 Continue\r\n\r\n");
     host.begin_to_stop();
     eventually("the shutdown", async || {
         let post = host.client.post(host.url("/invocations")).body("no JSON").send();
