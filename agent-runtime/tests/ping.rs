@@ -86,7 +86,7 @@ async fn ping_answers_while_a_hundred_tasks_run_and_one_blocks() {
     let blocked = session_id();
     host.invoke(&blocked, "run-1", json!({"do": "block the thread", "ms": 2500})).await;
     for _ in 0..100 {
-        host.invoke(&session_id(), "run-1", json!({"do": "sleep", "ms": 3000})).await;
+        host.invoke(&session_id(), "run-1", json!({"do": "hang"})).await;
     }
     let mut times = Vec::new();
     for _ in 0..500 {

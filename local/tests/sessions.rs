@@ -126,7 +126,10 @@ async fn an_invalid_session_id_fails_before_anything_is_written() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_terminal_event_is_found_behind_a_megabyte_of_newer_events() {
-    let stack = Stack::start("sh -c 'sleep 1; echo 7'", 60).await;
+    let folder = tempfile::tempdir().unwrap();
+    let written = folder.path().join("written");
+    let waits = format!("sh -c 'until [ -e {} ]; do sleep 0.1; done; echo 7'", written.display());
+    let stack = Stack::start(&waits, 60).await;
     let run = execution(json!({}));
     let flood = async {
         let id: SessionId = run.name.parse().unwrap();
@@ -136,6 +139,8 @@ async fn the_terminal_event_is_found_behind_a_megabyte_of_newer_events() {
             let note = Draft::failure(Status::Other("NOTE".to_owned()), "Note", &"x".repeat(8_000));
             after = Some(notes.append(note, after, Duration::from_secs(9)).await.unwrap());
         }
+        // The agent ends after this.
+        std::fs::write(&written, "").unwrap();
     };
     let pages = AtomicU32::new(0);
     let counting = Faulty(&stack.system, |_, arguments: &Value| {

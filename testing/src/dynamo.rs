@@ -1,5 +1,5 @@
-//! A DynamoDB that fails on demand: an HTTP connector under the real AWS SDK. The embedded engine
-//! is behind it, so conditions are really evaluated.
+//! A DynamoDB that fails on demand: an HTTP connector under the real AWS SDK. It hands requests
+//! to the embedded engine, so conditions are really evaluated.
 
 #![allow(
     clippy::unwrap_used,

@@ -198,7 +198,7 @@ impl Host {
     }
 }
 
-/// The journal in this engine, behind its faults.
+/// The journal in this engine, with its faults.
 pub fn open(dynamo: &Dynamo) -> Journal {
     let table_name = TABLE_NAME.to_owned();
     Journal::new(dynamo.config(), Settings { table_name, retention_days: None })

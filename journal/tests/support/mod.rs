@@ -1,7 +1,7 @@
 use journal::{Journal, Settings};
 use testing::{Dynamo, Fault, TABLE_NAME};
 
-/// The journal in this engine, behind its faults.
+/// The journal in this engine, with its faults.
 pub fn open(dynamo: &Dynamo) -> Journal {
     let table_name = TABLE_NAME.to_owned();
     Journal::new(dynamo.config(), Settings { table_name, retention_days: None })
