@@ -50,7 +50,7 @@
 //! - `supervisor` (an actor) starts each invocation once, with a `worker` (an actor) that stands for
 //!   the running agent.
 //! - `task` (a plain task) guards the agent and writes its one terminal event, as `outcome` decides.
-//!   `progress` is the agent's own way into the journal.
+//!   `progress` is the agent's own way into the journal, `heartbeat` gives signs of life.
 //! - `agents` are the kinds of agent. `health` answers `/ping`, `socket` what actix does not. `server`
 //!   and `run` are the process around all this.
 
@@ -61,6 +61,7 @@ mod body_reader;
 mod caller;
 mod entrypoint;
 mod health;
+mod heartbeat;
 mod input;
 mod outcome;
 mod progress;
@@ -83,5 +84,7 @@ pub use journal::{InvalidPhase, SessionId, SettingError};
 pub use progress::MAX_PROGRESS_EVENTS;
 pub use run::{run, run_from_env};
 pub use server::serve;
-pub use settings::Settings;
+pub use settings::{Limits, Settings};
+#[doc(hidden)]
+pub use task::run_task;
 pub use task_context::TaskContext;

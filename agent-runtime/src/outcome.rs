@@ -26,6 +26,17 @@ pub(crate) fn terminated() -> AgentError {
     AgentError::new("Terminated", "the container was told to stop before the agent ended")
 }
 
+/// Why a task failed that an operator stopped.
+pub(crate) fn stopped(reason: Option<String>) -> AgentError {
+    AgentError::new("Stopped", reason.unwrap_or_else(|| "an operator stopped the task".to_owned()))
+}
+
+/// Why a task failed that the workflow waits for no more.
+pub(crate) fn lost() -> AgentError {
+    let text = "the workflow gave the session up, because it saw no sign of life of this container";
+    AgentError::new("Lost", text)
+}
+
 /// Why a task failed whose start may be in the journal although the agent was not started.
 pub(crate) fn not_started() -> AgentError {
     let text = "the agent was not started: it is unknown whether its start was journaled";

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use journal::{Draft, InvalidPhase, SessionJournal, Step};
+use journal::{Draft, InvalidPhase, SessionJournal, Step, Timestamp};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinHandle;
@@ -36,6 +36,8 @@ struct Taker {
     logs: Span,
     /// How many events came, those over the limit included.
     count: usize,
+    /// When the newest one came.
+    last: Option<Timestamp>,
     /// Made for the first event: a task that has none costs nothing.
     writer: Option<(UnboundedSender<Draft>, JoinHandle<()>)>,
 }
@@ -44,7 +46,7 @@ impl Progress {
     /// Takes progress for `journal` from now on. Runs in the runtime that is to write it.
     pub fn open(&self, journal: SessionJournal) {
         let (runtime, logs) = (Handle::current(), Span::current());
-        *self.taker() = Some(Taker { journal, runtime, logs, count: 0, writer: None });
+        *self.taker() = Some(Taker { journal, runtime, logs, count: 0, last: None, writer: None });
     }
 
     /// Journals a phase, at the time of this call.
@@ -52,11 +54,12 @@ impl Progress {
         let draft = Draft::progress(phase, step, text)?;
         let mut taker = self.taker();
         let Some(taker) = taker.as_mut() else { return Ok(()) };
-        taker.count += 1;
+        let now = taker.journal.now();
+        (taker.count, taker.last) = (taker.count + 1, Some(now));
         if taker.count > MAX_PROGRESS_EVENTS {
             return Ok(());
         }
-        let draft = draft.at(taker.journal.now());
+        let draft = draft.at(now);
         let (sender, _) = taker.writer.get_or_insert_with(|| {
             let (sender, drafts) = mpsc::unbounded_channel();
             let write = write(taker.journal.clone(), drafts).instrument(taker.logs.clone());
@@ -65,6 +68,11 @@ impl Progress {
         // The writer goes on until the sender is dropped.
         let _ = sender.send(draft);
         Ok(())
+    }
+
+    /// When the agent's newest progress came.
+    pub fn last(&self) -> Option<Timestamp> {
+        self.taker().as_ref()?.last
     }
 
     /// Takes no more progress, and waits a second until what came is in the journal. What is not

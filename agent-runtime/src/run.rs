@@ -57,7 +57,7 @@ fn host(settings: Settings, agent: impl Agent) -> io::Result<()> {
         };
         let received = signals.iter_mut().map(|signal| Box::pin(signal.recv()));
         let shutdown = select_all(received).map(drop);
-        serve(listener, journal, settings.max_body_bytes, agent, shutdown).await
+        serve(listener, journal, settings.limits, agent, shutdown).await
     })
 }
 

@@ -13,13 +13,13 @@ use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::Agent;
 use crate::agent::erase;
 use crate::body_reader::BodyReader;
 use crate::entrypoint::{Entrypoint, invocations};
 use crate::health::Health;
 use crate::socket::Socket;
 use crate::supervisor::Supervisor;
+use crate::{Agent, Limits};
 
 /// How long a shutdown waits for the terminal events. With what follows (the last
 /// telemetry included) it stays within 10 s.
@@ -30,14 +30,14 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(7);
 /// when those events are durable, after 10 s at most.
 ///
 /// `/ping` is answered at once; an invocation waits for `journal`. Runs in an actix system. Bodies
-/// larger than `max_body_bytes` are refused with 413.
+/// larger than [`Limits::max_body_bytes`] are refused with 413.
 ///
 /// # Errors
 /// If the listener cannot be served.
 pub async fn serve(
     listener: TcpListener,
     journal: impl Future<Output = Journal> + Send + 'static,
-    max_body_bytes: usize,
+    limits: Limits,
     agent: impl Agent,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
@@ -54,6 +54,7 @@ pub async fn serve(
     let supervisor = Supervisor::new(
         erase(agent),
         agents.handle().clone(),
+        limits,
         health.clone(),
         tasks.clone(),
         draining.clone(),
@@ -66,7 +67,7 @@ pub async fn serve(
         supervisor,
         draining: draining.clone(),
         give_up: give_up.clone(),
-        bodies: BodyReader::new(max_body_bytes, draining.clone()),
+        bodies: BodyReader::new(limits.max_body_bytes, draining.clone()),
         runtime: Handle::current(),
         tasks: tasks.clone(),
     });

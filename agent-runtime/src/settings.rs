@@ -1,4 +1,5 @@
 use std::net::IpAddr;
+use std::time::Duration;
 
 use journal::SettingError;
 use journal::settings::optional;
@@ -12,8 +13,24 @@ pub struct Settings {
     pub host: IpAddr,
     /// Port to listen on (`PORT`, by default 8080; 0 takes a free one).
     pub port: u16,
-    /// Largest body of an invocation (`MAX_BODY_BYTES`, by default 10 MB).
+    /// What requests and tasks may do.
+    pub limits: Limits,
+}
+
+/// What requests and tasks may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest body of an invocation in bytes (`MAX_BODY_BYTES`, by default 10 MB).
     pub max_body_bytes: usize,
+    /// Time between two signs of life of a task (`HEARTBEAT_SECONDS`, by default 20); `None` (0): it
+    /// gives none, and the workflow does not notice that its container was killed.
+    pub heartbeat: Option<Duration>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_body_bytes: 10_000_000, heartbeat: Some(Duration::from_secs(20)) }
+    }
 }
 
 impl Settings {
@@ -34,11 +51,25 @@ impl Settings {
             "it must be a number of bytes from 1 to 104857600 (AgentCore's limit)",
             |bytes| bytes.parse().ok().filter(|bytes| (1..=104_857_600).contains(bytes)),
         )?;
+        // Longer ones would look silent to the workflow.
+        let heartbeat = optional(
+            &env,
+            "HEARTBEAT_SECONDS",
+            "it must be 0 (no signs of life), or a number of seconds from 1 to 20",
+            |seconds| seconds.parse().ok().filter(|seconds| *seconds <= 20),
+        )?;
+        let default = Limits::default();
         Ok(Self {
             journal: journal::Settings::from_env(&env)?,
             host: host.unwrap_or(IpAddr::from([0, 0, 0, 0])),
             port: port.unwrap_or(8080),
-            max_body_bytes: max_body_bytes.unwrap_or(10_000_000),
+            limits: Limits {
+                max_body_bytes: max_body_bytes.unwrap_or(default.max_body_bytes),
+                heartbeat: match heartbeat {
+                    Some(seconds) => Some(Duration::from_secs(seconds)).filter(|it| !it.is_zero()),
+                    None => default.heartbeat,
+                },
+            },
         })
     }
 }

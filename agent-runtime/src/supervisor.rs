@@ -21,11 +21,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::Invocation;
 use crate::agent::AnyAgent;
 use crate::health::Health;
 use crate::task::Task;
 use crate::worker::Worker;
+use crate::{Invocation, Limits};
 
 /// Ended tasks that are remembered for callers that send their invocation again. The oldest is
 /// forgotten first: each is up to 700 bytes.
@@ -48,6 +48,7 @@ pub(crate) struct Supervisor {
     agent: AnyAgent,
     /// The runtime on which agents run.
     agents: Handle,
+    limits: Limits,
     health: Health,
     /// What the shutdown waits for.
     tasks: TaskTracker,
@@ -96,13 +97,14 @@ impl Supervisor {
     pub(crate) fn new(
         agent: AnyAgent,
         agents: Handle,
+        limits: Limits,
         health: Health,
         tasks: TaskTracker,
         draining: CancellationToken,
         give_up: CancellationToken,
     ) -> Self {
         let (running, ended) = (HashMap::new(), LruCache::new(REMEMBERED));
-        Self { agent, agents, health, tasks, draining, give_up, running, ended }
+        Self { agent, agents, limits, health, tasks, draining, give_up, running, ended }
     }
 
     fn start_task(
@@ -118,6 +120,7 @@ impl Supervisor {
             journal: start.journal,
             agent: Arc::clone(&self.agent),
             agents: self.agents.clone(),
+            limits: self.limits,
             after: start.after,
             abort: abort.clone(),
             give_up: self.give_up.clone(),

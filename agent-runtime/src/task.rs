@@ -2,11 +2,12 @@
 //! panics or blocks. It belongs to no actor, because actix drops an actor and all that it runs when
 //! a handler panics.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use actix_web::web::Bytes;
 use journal::{
-    AppendError, AppendErrorKind, Draft, SessionJournal, Status, Timestamp, display_chain,
-    span_attributes,
+    AppendError, AppendErrorKind, Draft, SessionJournal, Timestamp, display_chain, span_attributes,
 };
 use opentelemetry::KeyValue;
 use opentelemetry::context::FutureExt;
@@ -18,10 +19,11 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::Invocation;
-use crate::agent::AnyAgent;
-use crate::health::Busy;
+use crate::agent::{AnyAgent, erase};
+use crate::health::{Busy, Health};
+use crate::heartbeat::beat;
 use crate::outcome::{Outcome, not_joined, not_started, terminal_event, terminated};
+use crate::{Agent, AgentError, Input, Invocation, Limits, TaskContext};
 
 /// How long AGENT_BACKGROUND_TASK_STARTED is tried before the agent is given up.
 const STARTED_DEADLINE: Duration = Duration::from_secs(10);
@@ -37,6 +39,7 @@ pub(crate) struct Task {
     /// The runtime on which agents run, apart from the journal's: an agent that blocks its thread
     /// must not keep an event from being written.
     pub agents: Handle,
+    pub limits: Limits,
     /// AGENT_ENTRYPOINT_STARTED, the cause of this task.
     pub after: Timestamp,
     /// Stop the agent: cancelled when the host drains, and by the worker actor's drop.
@@ -44,6 +47,35 @@ pub(crate) struct Task {
     /// Cancelled when the process is about to exit: log the event instead of writing it.
     pub give_up: CancellationToken,
     pub busy: Busy,
+}
+
+/// Runs one task as the container does, without the container around it, on the current runtime.
+/// This is for simulations, in which time is not real. Returns when the task has ended.
+///
+/// # Errors
+/// If it was not started.
+#[doc(hidden)]
+pub async fn run_task(
+    journal: SessionJournal,
+    agent: impl Agent,
+    after: Timestamp,
+    limits: Limits,
+) -> Result<Timestamp, AppendError> {
+    let invocation = Invocation {
+        session_id: journal.session_id().clone(),
+        invocation_id: journal.invocation_id().to_owned(),
+        input: Input(Bytes::from_static(b"{}")),
+        environment: BTreeMap::new(),
+        context: TaskContext::default(),
+    };
+    let (agent, agents) = (erase(agent), Handle::current());
+    let (abort, give_up, busy) =
+        (CancellationToken::new(), CancellationToken::new(), Health::new().busy());
+    let (started, when_started) = oneshot::channel();
+    let task = Task { journal, agent, agents, limits, after, abort, give_up, busy };
+    task.run(invocation, started).await;
+    // Sent before the task went on.
+    when_started.await.unwrap_or(Ok(after))
 }
 
 impl Task {
@@ -87,9 +119,9 @@ impl Task {
                 environment.insert("TRACESTATE".to_owned(), parent.state());
             }
         }
-        let draft = Draft::new(Status::AgentBackgroundTaskStarted);
+        let draft = Draft::task_started(self.limits.heartbeat);
         let durable = self.journal.append(draft, Some(self.after), STARTED_DEADLINE).await;
-        let is_started = durable.is_ok();
+        let started_at = durable.as_ref().ok().copied();
         let mut unknown = false;
         if let Err(error) = &durable {
             telemetry::record_error(&span, "JournalError", &display_chain(error));
@@ -97,15 +129,23 @@ impl Task {
         }
         // The caller may have gone away; the task runs all the same.
         let _ = started.send(durable);
-        if is_started {
+        if let Some(started_at) = started_at {
             let progress = invocation.context.progress.clone();
             progress.open(self.journal.clone());
-            let outcome = self.outcome(invocation).await;
-            progress.close().await;
-            if let Err(error) = &outcome {
-                telemetry::record_error(&span, &error.error_type, &error.message);
+            let (order, ordered) = oneshot::channel();
+            let work = async {
+                let outcome = self.outcome(invocation, ordered).await;
+                progress.close().await;
+                if let Err(error) = &outcome {
+                    telemetry::record_error(&span, &error.error_type, &error.message);
+                }
+                self.end(&outcome).await;
+            };
+            let signs = self.journal.signs(&started_at.to_string(), 0);
+            tokio::select! {
+                () = work => {}
+                () = beat(signs, self.limits.heartbeat, &progress, order) => {}
             }
-            self.end(&outcome).await;
         } else if unknown {
             // If the start is in the journal, so is its end.
             self.end(&Err(not_started())).await;
@@ -114,7 +154,12 @@ impl Task {
         drop(self.busy);
     }
 
-    async fn outcome(&self, invocation: Invocation) -> Outcome {
+    /// Runs the agent to its end, or to the order that ends it.
+    async fn outcome(
+        &self,
+        invocation: Invocation,
+        ordered: oneshot::Receiver<AgentError>,
+    ) -> Outcome {
         let context = invocation.context.clone();
         let agent =
             (self.agent)(invocation).with_context(self.journal.trace().clone()).in_current_span();
@@ -128,11 +173,10 @@ impl Task {
         let outcome = tokio::select! {
             biased;
             outcome = work => outcome,
-            () = self.abort.cancelled() => {
-                abort.abort();
-                Err(terminated())
-            }
+            () = self.abort.cancelled() => Err(terminated()),
+            Ok(order) = ordered => Err(order),
         };
+        abort.abort();
         drop(context.take_children());
         if !agent.is_finished() && tokio::time::timeout(ABORT_GRACE, agent).await.is_err() {
             tracing::warn!("the agent does not stop; its thread stays blocked");

@@ -17,6 +17,7 @@ use std::time::Duration;
 use aws_sdk_dynamodb::operation::RequestId;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::append_error::{AppendError, AppendErrorKind};
@@ -27,6 +28,9 @@ use crate::{Event, Journal, Timestamp};
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_TERMINAL_BACKOFF: Duration = Duration::from_secs(30);
+
+/// How long the attempt at the deadline of a terminal event may take.
+const LAST_ATTEMPT: Duration = Duration::from_secs(3);
 
 /// How far a collision moves an event, in microseconds; each further one moves it twice as far.
 const FIRST_STEP_MICROS: i64 = 1;
@@ -40,12 +44,23 @@ pub(crate) struct Patience {
     pub terminal: bool,
 }
 
-enum Put {
+impl Patience {
+    /// When an attempt that begins now is given up.
+    fn attempt_deadline(&self) -> Instant {
+        let last = if self.terminal { LAST_ATTEMPT } else { Duration::ZERO };
+        self.deadline.max(Instant::now() + last)
+    }
+}
+
+/// What came of one attempt.
+pub(crate) enum Put {
     Written,
-    /// An item has the key already; its event id, if DynamoDB said which.
-    Conflict(Option<String>),
+    /// An item has the key already; that item, if DynamoDB handed it over.
+    Conflict(Option<Item>),
     Fault(SdkFault),
 }
+
+pub(crate) type Item = HashMap<String, AttributeValue>;
 
 /// Puts the event at `time`, or after collisions at the time that `later` makes of the first
 /// microsecond to try next. Returns its time.
@@ -74,9 +89,10 @@ pub(crate) async fn append(
         None
     };
     loop {
-        let fault = match put(journal, event.to_item(), patience.deadline).await {
+        let item = event.to_item();
+        let fault = match put(journal, &journal.turns, item, patience.attempt_deadline()).await {
             Put::Written => return Ok(time),
-            Put::Conflict(Some(id)) if id == event.event_id => return Ok(time),
+            Put::Conflict(Some(item)) if event_id(&item) == event.event_id => return Ok(time),
             Put::Conflict(None) if ambiguous => {
                 let fault = SdkFault::of(
                     FaultKind::Ambiguous,
@@ -110,7 +126,10 @@ pub(crate) async fn append(
         let refused = fault.is_refusal();
         // Writers that failed together must not return together.
         let wait = backoff.mul_f64(0.5 + fastrand::f64() / 2.0);
-        if (refused && !patience.terminal) || Instant::now() + wait >= patience.deadline {
+        let left = patience.deadline.saturating_duration_since(Instant::now());
+        // A terminal event is tried once more at the deadline.
+        let wait = if patience.terminal { wait.min(left) } else { wait };
+        if left.is_zero() || (!patience.terminal && (refused || wait >= left)) {
             let kind = match (ambiguous, refused) {
                 (true, _) => AppendErrorKind::Unknown,
                 (false, true) => AppendErrorKind::Refused,
@@ -127,10 +146,20 @@ pub(crate) async fn append(
     }
 }
 
-/// One attempt: puts the item where none is.
-async fn put(journal: &Journal, item: HashMap<String, AttributeValue>, deadline: Instant) -> Put {
+/// The id of the event that an item holds. An item without one is not ours.
+pub(crate) fn event_id(item: &Item) -> &str {
+    item.get("EventId").and_then(|id| id.as_s().ok()).map_or("", String::as_str)
+}
+
+/// One attempt: puts the item where none is, when one of the `turns` is free.
+pub(crate) async fn put(
+    journal: &Journal,
+    turns: &Semaphore,
+    item: Item,
+    deadline: Instant,
+) -> Put {
     // Held until there is an answer.
-    let Ok(_turn) = tokio::time::timeout_at(deadline, journal.turns.acquire()).await else {
+    let Ok(_turn) = tokio::time::timeout_at(deadline, turns.acquire()).await else {
         return Put::Fault(SdkFault::of(
             FaultKind::NotConnected,
             "it waited for other writes until the deadline",
@@ -161,9 +190,5 @@ async fn put(journal: &Journal, item: HashMap<String, AttributeValue>, deadline:
     else {
         return Put::Fault(SdkFault::new(&error));
     };
-    // An item without an event id is not ours either.
-    let id = |item: &HashMap<_, AttributeValue>| {
-        item.get("EventId").and_then(|id| id.as_s().ok()).cloned().unwrap_or_default()
-    };
-    Put::Conflict(conflict.item().map(id))
+    Put::Conflict(conflict.item().cloned())
 }

@@ -1,4 +1,6 @@
 use std::collections::{BTreeMap, HashMap};
+use std::str::FromStr;
+use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde::{Deserialize, Serialize};
@@ -43,6 +45,7 @@ pub struct Draft {
     pub(crate) result: Option<String>,
     pub(crate) result_truncated: bool,
     pub(crate) message: Option<String>,
+    pub(crate) heartbeat_seconds: Option<u64>,
     pub(crate) at: Option<Timestamp>,
 }
 
@@ -50,7 +53,22 @@ impl Draft {
     /// An event that reports no failure.
     #[must_use]
     pub fn new(status: Status) -> Self {
-        Self { status, error: None, result: None, result_truncated: false, message: None, at: None }
+        Self {
+            status,
+            error: None,
+            result: None,
+            result_truncated: false,
+            message: None,
+            heartbeat_seconds: None,
+            at: None,
+        }
+    }
+
+    /// AGENT_BACKGROUND_TASK_STARTED of a task that gives a sign of life this often; `None`: never.
+    #[must_use]
+    pub fn task_started(heartbeat: Option<Duration>) -> Self {
+        let heartbeat_seconds = heartbeat.map(|time| time.as_secs().max(1));
+        Self { heartbeat_seconds, ..Self::new(Status::AgentBackgroundTaskStarted) }
     }
 
     /// The same event, which happened at this time and not when it is appended.
@@ -138,6 +156,9 @@ pub struct Event {
     /// On an agent's own progress: a text for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// On AGENT_BACKGROUND_TASK_STARTED: seconds between two signs of life, if the task gives them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heartbeat_seconds: Option<u64>,
     /// The trace in which it happened.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<String>,
@@ -187,9 +208,9 @@ impl Event {
         if self.result_truncated {
             item.insert("ResultTruncated".to_owned(), AttributeValue::Bool(true));
         }
-        if let Some(seconds) = self.expires_at {
-            item.insert("ExpiresAt".to_owned(), AttributeValue::N(seconds.to_string()));
-        }
+        let number = |number: &dyn ToString| AttributeValue::N(number.to_string());
+        item.extend(self.heartbeat_seconds.map(|n| ("HeartbeatSeconds".to_owned(), number(&n))));
+        item.extend(self.expires_at.map(|n| ("ExpiresAt".to_owned(), number(&n))));
         item
     }
 
@@ -212,8 +233,9 @@ impl Event {
             message: take_text(&mut item, "Message"),
             result_truncated: take(&mut item, "ResultTruncated", |v| v.as_bool().ok().copied())
                 .unwrap_or_default(),
+            heartbeat_seconds: take(&mut item, "HeartbeatSeconds", number),
             trace_id: take_text(&mut item, "TraceId"),
-            expires_at: take(&mut item, "ExpiresAt", |v| v.as_n().ok()?.parse().ok()),
+            expires_at: take(&mut item, "ExpiresAt", number),
             extra: item.into_iter().map(|(name, value)| (name, to_json(value))).collect(),
         }
     }
@@ -228,6 +250,10 @@ fn take<T>(
     let value = read(item.get(name)?)?;
     item.remove(name);
     Some(value)
+}
+
+fn number<N: FromStr>(value: &AttributeValue) -> Option<N> {
+    value.as_n().ok()?.parse().ok()
 }
 
 /// A text attribute; one of another type as its JSON.

@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     AppendError, AppendErrorKind, BoundedAnswers, Event, ReadError, SdkFault, SessionId,
-    SessionJournal, Settings, Source, Timestamp,
+    SessionJournal, Settings, Sign, Source, Timestamp,
 };
 
 /// Writes under way at a time. Each has a connection, and a process may open a limited number of
@@ -19,6 +19,9 @@ const WRITES_AT_A_TIME: usize = 32;
 /// Progress events that are tried at a time, of these writes. One that is throttled keeps its turn,
 /// so progress slows down and leaves a busy table to the starts and ends of tasks.
 const PROGRESS_AT_A_TIME: usize = 4;
+
+/// Signs of life under way at a time. They have turns of their own, so that they wait for no event.
+const SIGNS_AT_A_TIME: usize = 8;
 
 /// Longest wait for the answer to one request. An answer that is later may still mean success.
 const READ_TIMEOUT: Duration = Duration::from_secs(3);
@@ -41,6 +44,7 @@ pub struct Journal {
     pub(crate) settings: Arc<Settings>,
     pub(crate) turns: Arc<Semaphore>,
     pub(crate) progress_turns: Arc<Semaphore>,
+    pub(crate) sign_turns: Arc<Semaphore>,
     clock: Clock,
 }
 
@@ -71,6 +75,7 @@ impl Journal {
             reader: Arc::default(),
             turns: Arc::new(Semaphore::new(WRITES_AT_A_TIME)),
             progress_turns: Arc::new(Semaphore::new(PROGRESS_AT_A_TIME)),
+            sign_turns: Arc::new(Semaphore::new(SIGNS_AT_A_TIME)),
             clock: Arc::new(Utc::now),
         }
     }
@@ -100,9 +105,27 @@ impl Journal {
         crate::read::events(self, session_id).await
     }
 
+    /// The newest signs of life of the task that `started` at this timestamp, newest first, strongly
+    /// consistent: those that answer whether it lives.
+    ///
+    /// # Errors
+    /// If they cannot be read after the SDK's own retries.
+    pub async fn signs(
+        &self,
+        session_id: &SessionId,
+        started: &str,
+    ) -> Result<Vec<Sign>, ReadError> {
+        crate::read::signs(self, session_id, started).await
+    }
+
     /// The clock's time.
     pub(crate) fn now(&self) -> Timestamp {
         (self.clock)().into()
+    }
+
+    /// Epoch seconds this many days from now.
+    pub(crate) fn expires_at(&self, days: Option<u32>) -> Option<i64> {
+        days.map(|days| self.now().as_micros() / 1_000_000 + i64::from(days) * 24 * 60 * 60)
     }
 
     pub(crate) fn append_error(

@@ -12,6 +12,7 @@
 //! - [`SessionId`], [`Timestamp`], [`Status`], [`Event`]: the contract of the table.
 //! - [`Journal`] opens the table and reads a session; [`SessionJournal`] appends to one, by the rule
 //!   in `append`.
+//! - [`Signs`]: what shows that a task lives, and what ends it.
 //! - [`ending`]: how a run ended, as one function of its events.
 //! - [`SdkFault`]: what a failed call of the AWS SDK allows to conclude.
 //! - [`BoundedAnswers`]: no answer of a service fills the memory.
@@ -28,6 +29,7 @@ mod read;
 mod session_id;
 mod session_journal;
 pub mod settings;
+mod signs;
 mod spans;
 mod status;
 pub mod text;
@@ -43,6 +45,7 @@ pub use read::ReadError;
 pub use session_id::{InvalidSessionId, SessionId};
 pub use session_journal::{SessionJournal, TERMINAL_DEADLINE};
 pub use settings::{SettingError, Settings};
+pub use signs::{Mark, Sign, SignKind, Signs};
 pub use spans::span_attributes;
 pub use status::{InvalidPhase, InvalidStep, Status, Step};
 pub use timestamp::{InvalidTimestamp, Timestamp};

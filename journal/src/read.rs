@@ -1,11 +1,16 @@
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::retry::RetryConfig;
+use aws_sdk_dynamodb::error::SdkError;
+use aws_sdk_dynamodb::operation::query::QueryError;
+use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use aws_sdk_dynamodb::types::AttributeValue;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use thiserror::Error;
 
 use crate::event::SORT_KEY_PREFIX;
 use crate::fault::{SdkFault, refusal};
-use crate::{Event, Journal, SessionId};
+use crate::signs::signs_key;
+use crate::{Event, Journal, SessionId, Sign};
 
 /// A page of a session's events could not be read, so the session is not known as a whole.
 #[derive(Debug, Clone, Error)]
@@ -23,32 +28,59 @@ pub struct ReadError {
     pub fault: SdkFault,
 }
 
+/// Signs of life that are read: a task that is silent for an hour is challenged 180 times.
+const MAX_SIGNS: i32 = 200;
+
 /// All events of a session, oldest first, strongly consistent.
 pub(crate) async fn events(
     journal: &Journal,
     session_id: &SessionId,
 ) -> Result<Vec<Event>, ReadError> {
-    let table = &journal.settings.table_name;
-    let reader = journal.reader.get_or_init(|| {
-        let config = journal.client.config().to_builder();
-        Client::from_conf(config.retry_config(RetryConfig::standard()).build())
-    });
-    let items = reader
-        .query()
-        .table_name(table)
-        .consistent_read(true)
-        .key_condition_expression("PK = :session AND begins_with(SK, :event)")
-        .expression_attribute_values(":session", AttributeValue::S(session_id.partition_key()))
-        .expression_attribute_values(":event", AttributeValue::S(SORT_KEY_PREFIX.to_owned()))
+    let items = query(journal, session_id.partition_key(), SORT_KEY_PREFIX)
         .into_paginator()
         .items()
         .send()
         .collect::<Result<Vec<_>, _>>()
         .await
-        .map_err(|error| ReadError {
-            session_id: session_id.clone(),
-            table: table.clone(),
-            fault: SdkFault::new(&error),
-        })?;
+        .map_err(|error| read_error(journal, session_id, &error))?;
     Ok(items.into_iter().map(Event::from_item).collect())
+}
+
+/// The newest signs of a task, newest first, strongly consistent.
+pub(crate) async fn signs(
+    journal: &Journal,
+    session_id: &SessionId,
+    started: &str,
+) -> Result<Vec<Sign>, ReadError> {
+    let page = query(journal, signs_key(session_id), &format!("{started}#"))
+        .scan_index_forward(false)
+        .limit(MAX_SIGNS)
+        .send()
+        .await
+        .map_err(|error| read_error(journal, session_id, &error))?;
+    Ok(page.items().iter().map(Sign::from_item).collect())
+}
+
+/// A query of the items of one partition whose sort key begins so.
+fn query(journal: &Journal, partition_key: String, begin: &str) -> QueryFluentBuilder {
+    let reader = journal.reader.get_or_init(|| {
+        let config = journal.client.config().to_builder();
+        Client::from_conf(config.retry_config(RetryConfig::standard()).build())
+    });
+    reader
+        .query()
+        .table_name(&journal.settings.table_name)
+        .consistent_read(true)
+        .key_condition_expression("PK = :partition AND begins_with(SK, :begin)")
+        .expression_attribute_values(":partition", AttributeValue::S(partition_key))
+        .expression_attribute_values(":begin", AttributeValue::S(begin.to_owned()))
+}
+
+fn read_error(
+    journal: &Journal,
+    session_id: &SessionId,
+    error: &SdkError<QueryError, HttpResponse>,
+) -> ReadError {
+    let table = journal.settings.table_name.clone();
+    ReadError { session_id: session_id.clone(), table, fault: SdkFault::new(error) }
 }

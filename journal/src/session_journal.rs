@@ -11,24 +11,24 @@ use crate::append::{Patience, append};
 use crate::fault::{FaultKind, SdkFault};
 use crate::spans::AppendSpan;
 use crate::text::{MAX_ID_BYTES, truncate};
-use crate::{AppendError, AppendErrorKind, Draft, Event, Journal, SessionId, Source, Timestamp};
+use crate::{
+    AppendError, AppendErrorKind, Draft, Event, Journal, SessionId, Signs, Source, Timestamp,
+};
 
 /// How long a terminal event is tried, even if DynamoDB refuses it.
 pub const TERMINAL_DEADLINE: Duration = Duration::from_secs(15 * 60);
 
 /// A timestamp this far ahead of the own clock is an error of its writer, not a clock skew.
-const MAX_AHEAD_MICROS: i64 = SECONDS_PER_DAY * 1_000_000;
-
-const SECONDS_PER_DAY: i64 = 24 * 60 * 60;
+const MAX_AHEAD_MICROS: i64 = 24 * 60 * 60 * 1_000_000;
 
 /// Appends the events of one writer to one run of one session. Cheap to clone: clones are the same
 /// writer, and each of its events sorts after those that it began to write before.
 #[derive(Clone)]
 pub struct SessionJournal {
-    journal: Journal,
+    pub(crate) journal: Journal,
     session_id: SessionId,
     invocation_id: String,
-    source: Source,
+    pub(crate) source: Source,
     trace: Context,
     /// The newest timestamp that this writer has used.
     last: Arc<Mutex<Option<Timestamp>>>,
@@ -74,6 +74,13 @@ impl SessionJournal {
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.journal.now()
+    }
+
+    /// The slots for signs of life of the task whose AGENT_BACKGROUND_TASK_STARTED has the timestamp
+    /// `started`, from the slot with this number on.
+    #[must_use]
+    pub fn signs(&self, started: &str, slot: u32) -> Signs {
+        Signs::new(self.clone(), started.to_owned(), slot)
     }
 
     /// Appends an event that sorts after `after`, the last event that its cause knew of, and after
@@ -155,7 +162,6 @@ impl SessionJournal {
 
     fn event(&self, draft: Draft, time: Timestamp) -> Event {
         let (error_type, error_message) = draft.error.unzip();
-        let retention = self.journal.settings.retention_days.map(i64::from);
         let trace = self.trace.span().span_context().clone();
         let mut event = Event {
             partition_key: self.session_id.partition_key(),
@@ -170,9 +176,9 @@ impl SessionJournal {
             result: draft.result,
             result_truncated: draft.result_truncated,
             message: draft.message,
+            heartbeat_seconds: draft.heartbeat_seconds,
             trace_id: trace.is_valid().then(|| trace.trace_id().to_string()),
-            expires_at: retention
-                .map(|days| self.now().as_micros() / 1_000_000 + days * SECONDS_PER_DAY),
+            expires_at: self.journal.expires_at(self.journal.settings.retention_days),
             extra: BTreeMap::new(),
         };
         event.set_time(time);

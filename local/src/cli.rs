@@ -9,9 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use local::system::{Agent, Options};
 use testing::TABLE_NAME;
 use tokio::signal::unix::{SignalKind, signal};
-
-/// As many polls as a session of 8 hours needs.
-const MAX_POLL_ATTEMPTS: u32 = 600;
+use workflow::Definition;
 
 /// The whole system on this machine, offline: runs one session and shows its journal.
 #[derive(Parser)]
@@ -76,10 +74,22 @@ pub struct UpArgs {
     /// Polls after which a session without an end is given up
     #[arg(
         long,
-        default_value_t = MAX_POLL_ATTEMPTS,
+        default_value_t = Definition::default().max_poll_attempts,
         value_parser = clap::value_parser!(u32).range(1..=i64::from(workflow::MAX_POLL_ATTEMPTS))
     )]
     pub max_poll_attempts: u32,
+    /// Seconds without a sign of life after which a session is given up: 120 or more, or 0 for never
+    #[arg(
+        long,
+        default_value_t = Definition::default().patience_seconds,
+        value_parser = patience
+    )]
+    pub patience_seconds: u32,
+}
+
+fn patience(seconds: &str) -> Result<u32, &'static str> {
+    let patience = seconds.parse().ok().filter(|seconds| matches!(seconds, 0 | 120..=3_600));
+    patience.ok_or("it must be 0, or a number of seconds from 120 to 3600")
 }
 
 /// The base of a collector's URLs; the exporters append `/v1/traces`.
@@ -122,7 +132,8 @@ pub fn options(agent: AgentArgs) -> Result<Options> {
             Some(program) => Agent::Program(program),
             None => Agent::Command(agent.agent_command.unwrap_or_else(bundled)),
         },
-        max_poll_attempts: MAX_POLL_ATTEMPTS,
+        // The end of a short session is shown sooner than on AWS.
+        workflow: Definition { poll_min_seconds: 1, ..Definition::default() },
         retention_days: settings.retention_days,
         otlp: None,
         echo: None,

@@ -14,7 +14,7 @@ mod container;
 pub mod front_door;
 pub mod lambda;
 mod server;
-mod services;
+pub mod services;
 pub mod step_functions;
 pub mod system;
 pub mod trace;

@@ -1,6 +1,6 @@
 //! The services that the state machine calls, on this machine.
 
-use dynoxide::DynoxideError;
+use dynoxide::{Database, DynoxideError};
 use serde_json::{Value, json};
 
 use crate::asl::{Resource, ServiceError, Services};
@@ -8,22 +8,28 @@ use crate::system::System;
 
 impl Services for System {
     async fn call(&self, resource: Resource, arguments: Value) -> Result<Value, ServiceError> {
-        let database = &self.table.database;
-        match resource {
-            Resource::PutItem => {
-                answer(arguments, "DynamoDB", "AmazonDynamoDBException", |request| {
-                    database.put_item(request)
-                })
-            }
-            Resource::Query => answer(arguments, "DynamoDb", "DynamoDbException", |request| {
-                database.query(request)
-            }),
-            Resource::Invoke => {
-                let payload = arguments.get("Payload").cloned().unwrap_or_default();
-                let answer = self.lambda.invoke(payload).await?;
-                Ok(json!({"StatusCode": 200, "ExecutedVersion": "$LATEST", "Payload": answer}))
-            }
+        if resource != Resource::Invoke {
+            return dynamodb(&self.table.database, resource, arguments);
         }
+        let payload = arguments.get("Payload").cloned().unwrap_or_default();
+        let answer = self.lambda.invoke(payload).await?;
+        Ok(json!({"StatusCode": 200, "ExecutedVersion": "$LATEST", "Payload": answer}))
+    }
+}
+
+/// A state's call of DynamoDB, on this engine.
+///
+/// # Errors
+/// In the words of Step Functions.
+pub fn dynamodb(
+    database: &Database,
+    resource: Resource,
+    arguments: Value,
+) -> Result<Value, ServiceError> {
+    if resource == Resource::PutItem {
+        answer(arguments, "DynamoDB", "AmazonDynamoDBException", |item| database.put_item(item))
+    } else {
+        answer(arguments, "DynamoDb", "DynamoDbException", |query| database.query(query))
     }
 }
 

@@ -46,8 +46,8 @@ pub struct Options {
     pub dynamodb_port: u16,
     /// What runs in the container.
     pub agent: Agent,
-    /// Polls after which the workflow gives a session up.
-    pub max_poll_attempts: u32,
+    /// How the workflow polls; what it says of the table and the retention is not used.
+    pub workflow: Definition,
     /// Days until an event may expire; `None` keeps events.
     pub retention_days: Option<u32>,
     /// The collector to which the children send spans (`OTEL_EXPORTER_OTLP_ENDPOINT`);
@@ -103,11 +103,8 @@ impl System {
     pub async fn around(options: &Options, table: Table, front_door: SocketAddr) -> Result<Self> {
         let definition = Definition {
             journal_table_name: TABLE_NAME.to_owned(),
-            invoker_function_arn: "invoker".to_owned(),
             journal_retention_days: options.retention_days.unwrap_or(0),
-            poll_min_seconds: 1,
-            poll_max_seconds: 60,
-            max_poll_attempts: options.max_poll_attempts,
+            ..options.workflow.clone()
         };
         let machine = StateMachine::load(&definition.render())?;
         let environment = vec![

@@ -11,6 +11,7 @@ use local::step_functions::{self, STATE_MACHINE_ARN};
 use local::system::{Options, System};
 use testing::{CREDENTIAL, REGION, TABLE_NAME};
 use uuid::Uuid;
+use workflow::Definition;
 
 use crate::cli::{Stop, UpArgs, options};
 
@@ -36,13 +37,18 @@ pub async fn up(args: UpArgs) -> Result<ExitCode> {
         Some(url) => format!("are at {url}/TRACE_ID"),
         None => format!("go to {otlp}"),
     };
+    let options = options(args.agent)?;
     let options = Options {
         agent_port: args.port,
         dynamodb_port: args.dynamodb_port,
-        max_poll_attempts: args.max_poll_attempts,
+        workflow: Definition {
+            max_poll_attempts: args.max_poll_attempts,
+            patience_seconds: args.patience_seconds,
+            ..options.workflow
+        },
         otlp: Some(otlp),
         echo: Some(echo),
-        ..options(args.agent)?
+        ..options
     };
     let system = Arc::new(System::start(&options).await?);
     let step_functions = step_functions::start(args.step_functions_port, Arc::clone(&system))?;

@@ -226,16 +226,24 @@ fn the_journal_is_kept_and_the_definition_gets_its_substitutions() {
     assert_eq!(properties["TimeToLiveSpecification"]["AttributeName"], "ExpiresAt");
     let made = &template["Resources"]["Workflow"]["Properties"]["DefinitionSubstitutions"];
     let made: BTreeSet<_> = made.as_object().unwrap().keys().map(String::as_str).collect();
-    let definition = workflow::Definition {
-        journal_table_name: String::new(),
-        invoker_function_arn: String::new(),
-        journal_retention_days: 0,
-        poll_min_seconds: 1,
-        poll_max_seconds: 1,
-        max_poll_attempts: 1,
-    };
+    let definition = workflow::Definition::default();
     assert_eq!(made, definition.substitutions().map(|(name, _)| name).into());
     // What may go into a substitution is checked here, and nowhere else on AWS.
-    let polls = &template["Parameters"]["MaxPollAttempts"];
-    assert_eq!(polls["MaxValue"], workflow::MAX_POLL_ATTEMPTS);
+    let parameters = &template["Parameters"];
+    assert_eq!(parameters["MaxPollAttempts"]["MaxValue"], workflow::MAX_POLL_ATTEMPTS);
+    assert_eq!(parameters["PollMaxSeconds"]["MaxValue"], 60);
+    for (name, value) in definition.substitutions() {
+        let substitution =
+            &template["Resources"]["Workflow"]["Properties"]["DefinitionSubstitutions"][name];
+        let made = match parameters[name].get("Default") {
+            Some(default) => default,
+            None => substitution,
+        };
+        let made = made.as_str().map_or(made.to_string(), str::to_owned);
+        // The table and the function are the stack's own.
+        assert!(
+            made == value || ["JournalTableName", "InvokerFunctionArn"].contains(&name),
+            "{name}: {made}"
+        );
+    }
 }

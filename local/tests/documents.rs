@@ -166,7 +166,7 @@ fn the_environment_variables_are_those_that_the_code_reads() {
         let settings = agent_runtime::Settings::from_env(env).unwrap();
         assert_eq!(container["PORT"], settings.port.to_string());
         assert_eq!(container["HOST"], settings.host.to_string());
-        assert_eq!(container["MAX_BODY_BYTES"], settings.max_body_bytes.to_string());
+        assert_eq!(container["MAX_BODY_BYTES"], settings.limits.max_body_bytes.to_string());
         assert_eq!(settings.journal.retention_days, None);
         agent_runtime::CommandAgent::from_env(env).unwrap();
     });

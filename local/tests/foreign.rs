@@ -27,7 +27,7 @@ use support::{LOCAL, check_history, sibling};
 use tempfile::TempDir;
 use testing::{CREDENTIAL, REGION};
 use testing::{Process, Spec};
-use workflow::Definition;
+use workflow::{Definition, MAX_POLL_ATTEMPTS};
 use zip::write::SimpleFileOptions;
 
 const AGENT_RUNTIME_ARN: &str =
@@ -386,12 +386,11 @@ fn asl_validator_accepts_the_definition_with_every_substitution() {
         Command::new(&program).arg("--json-path").arg(&file).output().unwrap()
     };
     let smallest = Definition {
-        journal_table_name: "table".to_owned(),
-        invoker_function_arn: "function".to_owned(),
-        journal_retention_days: 0,
         poll_min_seconds: 1,
         poll_max_seconds: 1,
         max_poll_attempts: 1,
+        patience_seconds: 0,
+        ..Definition::default()
     };
     let largest = Definition {
         journal_table_name: "t".repeat(255),
@@ -399,8 +398,9 @@ fn asl_validator_accepts_the_definition_with_every_substitution() {
             .to_owned(),
         journal_retention_days: 36_500,
         poll_min_seconds: 60,
-        poll_max_seconds: 3_600,
-        max_poll_attempts: 1_200,
+        max_poll_attempts: MAX_POLL_ATTEMPTS,
+        patience_seconds: 3_600,
+        ..Definition::default()
     };
     for definition in [smallest, largest] {
         let rendered = definition.render();

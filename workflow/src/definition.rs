@@ -2,11 +2,13 @@
 pub const SOURCE: &str = include_str!("../session.asl.json");
 
 /// Polls that fit the 25,000 history events of an execution, which ends without SESSION_FAILED when
-/// it runs out of them. A poll takes 9 for each page, and the most talkative task (1,000 events of
-/// progress of 1 KB each) fills two; some 3,000 are left for the retries of failed calls.
-pub const MAX_POLL_ATTEMPTS: u32 = 1_200;
+/// it runs out of them. A poll takes 7, one that reads the signs of life 16, one that challenges the
+/// task 21, and a further page 7. The most talkative task (1,000 events of progress of 1 KB each)
+/// fills two pages. Some 3,000 events are left for the retries of failed calls.
+pub const MAX_POLL_ATTEMPTS: u32 = 780;
 
-/// What the definition is rendered with: the `DefinitionSubstitutions` of the template.
+/// What the definition is rendered with: the `DefinitionSubstitutions` of the template, with its
+/// defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Definition {
     /// `JournalTableName`: the DynamoDB table.
@@ -17,10 +19,36 @@ pub struct Definition {
     pub journal_retention_days: u32,
     /// `PollMinSeconds`: the shortest wait between two polls, in seconds.
     pub poll_min_seconds: u32,
-    /// `PollMaxSeconds`: the longest wait between two polls, in seconds.
+    /// `PollMaxSeconds`: the longest wait between two polls, in seconds, at most 60.
     pub poll_max_seconds: u32,
     /// `MaxPollAttempts`: polls after which the session is given up, at most [`MAX_POLL_ATTEMPTS`].
     pub max_poll_attempts: u32,
+    /// `PatienceSeconds`: seconds without a sign of life after which a session is given up: at least
+    /// 120, or 0 to read no signs and wait for the last poll.
+    pub patience_seconds: u32,
+    /// `SilenceSeconds`: seconds without a sign of life after which the signs are read.
+    pub silence_seconds: u32,
+    /// `AnswerSeconds`: seconds that a challenged task has to answer before the next poll.
+    pub answer_seconds: u32,
+    /// `StartSeconds`: seconds after the invocation's end within which a task must have started.
+    pub start_seconds: u32,
+}
+
+impl Default for Definition {
+    fn default() -> Self {
+        Self {
+            journal_table_name: "agent-journal".to_owned(),
+            invoker_function_arn: "invoker".to_owned(),
+            journal_retention_days: 0,
+            poll_min_seconds: 2,
+            poll_max_seconds: 60,
+            max_poll_attempts: 600,
+            patience_seconds: 120,
+            silence_seconds: 40,
+            answer_seconds: 20,
+            start_seconds: 300,
+        }
+    }
 }
 
 impl Definition {
@@ -36,7 +64,7 @@ impl Definition {
 
     /// Every substitution with its value.
     #[must_use]
-    pub fn substitutions(&self) -> [(&'static str, String); 6] {
+    pub fn substitutions(&self) -> [(&'static str, String); 10] {
         [
             ("JournalTableName", self.journal_table_name.clone()),
             ("InvokerFunctionArn", self.invoker_function_arn.clone()),
@@ -44,6 +72,10 @@ impl Definition {
             ("PollMinSeconds", self.poll_min_seconds.to_string()),
             ("PollMaxSeconds", self.poll_max_seconds.to_string()),
             ("MaxPollAttempts", self.max_poll_attempts.to_string()),
+            ("PatienceSeconds", self.patience_seconds.to_string()),
+            ("SilenceSeconds", self.silence_seconds.to_string()),
+            ("AnswerSeconds", self.answer_seconds.to_string()),
+            ("StartSeconds", self.start_seconds.to_string()),
         ]
     }
 }
@@ -61,10 +93,7 @@ mod tests {
         Definition {
             journal_table_name: "table-7".to_owned(),
             invoker_function_arn: "function-7".to_owned(),
-            journal_retention_days: 7,
-            poll_min_seconds: 2,
-            poll_max_seconds: 60,
-            max_poll_attempts: 600,
+            ..Definition::default()
         }
     }
 
@@ -118,14 +147,19 @@ mod tests {
             "ErrorType",
             "ErrorMessage",
             "ExpiresAt",
+            "HeartbeatSeconds",
+            "Kind",
             "Result",
             "ResultTruncated",
             "TraceId",
         ];
-        let event = include_str!("../../journal/src/event.rs");
+        let journal = concat!(
+            include_str!("../../journal/src/event.rs"),
+            include_str!("../../journal/src/signs.rs")
+        );
         for attribute in attributes {
             assert!(
-                event.contains(&format!("\"{attribute}\"")),
+                journal.contains(&format!("\"{attribute}\"")),
                 "{attribute} is not the journal's"
             );
             assert!(SOURCE.contains(attribute), "{attribute} is not used");
@@ -136,6 +170,7 @@ mod tests {
         }
         assert!(SOURCE.contains(&format!("'{SORT_KEY_PREFIX}' & $time")));
         assert!(SOURCE.contains("'SESSION#' & $sessionId"));
+        assert!(SOURCE.contains("'ALIVE#' & $sessionId"));
         assert!(SOURCE.contains(&SessionId::PATTERN.replace('\\', "\\\\")), "the same rule");
         assert!(SOURCE.contains("'Source': {'S': 'workflow'}"));
         assert_eq!(journal::Source::Workflow.as_str(), "workflow");

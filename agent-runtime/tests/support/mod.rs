@@ -125,7 +125,7 @@ impl Host {
                 agent_runtime::serve(
                     listener,
                     std::future::ready(journal),
-                    MAX_BODY_BYTES,
+                    agent_runtime::Limits::default(),
                     agent,
                     shutdown,
                 )

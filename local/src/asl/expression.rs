@@ -1,8 +1,12 @@
 //! JSONata inside `{% … %}`.
 
+use std::collections::BTreeMap;
+
+use jsonata_core::ast::AstNode;
 use jsonata_core::evaluator::{Context, Evaluator};
 use jsonata_core::parser;
 use jsonata_core::value::JValue;
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 /// The expression in a text of the form `{% … %}`.
@@ -14,45 +18,73 @@ fn expression(text: &str) -> Result<Option<&str>, String> {
     rest.strip_suffix("%}").map(Some).ok_or_else(|| format!("the expression is not closed: {text}"))
 }
 
-/// Parses every expression in a JSON value.
-///
-/// # Errors
-/// If one does not parse, or uses a function that Step Functions does not have.
-pub(super) fn check(value: &Value) -> Result<(), String> {
-    match value {
-        Value::String(text) => match expression(text)? {
-            None => Ok(()),
-            Some(code) if code.contains("$eval(") => Err(format!("$eval is not available: {text}")),
-            Some(code) => parser::parse(code).map(drop).map_err(|error| format!("{error}: {text}")),
-        },
-        Value::Array(items) => items.iter().try_for_each(check),
-        Value::Object(fields) => fields.values().try_for_each(check),
-        Value::Null | Value::Bool(_) | Value::Number(_) => Ok(()),
+/// A value of the definition, with its expressions parsed.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "Value")]
+pub(super) enum Template {
+    Plain(Value),
+    Expression { text: String, code: AstNode },
+    Array(Vec<Template>),
+    Object(BTreeMap<String, Template>),
+}
+
+impl TryFrom<Value> for Template {
+    type Error = String;
+
+    /// # Errors
+    /// If an expression does not parse, or uses a function that Step Functions does not have.
+    fn try_from(value: Value) -> Result<Self, String> {
+        Ok(match value {
+            Value::String(text) => match expression(&text)? {
+                None => Self::Plain(text.into()),
+                Some(code) if code.contains("$eval(") => {
+                    return Err(format!("$eval is not available: {text}"));
+                }
+                Some(code) => {
+                    let code = parser::parse(code).map_err(|error| format!("{error}: {text}"))?;
+                    Self::Expression { text, code }
+                }
+            },
+            Value::Array(items) => {
+                Self::Array(items.into_iter().map(Self::try_from).collect::<Result<_, _>>()?)
+            }
+            Value::Object(fields) => {
+                let field = |(name, field)| Ok((name, Self::try_from(field)?));
+                Self::Object(fields.into_iter().map(field).collect::<Result<_, String>>()?)
+            }
+            plain => Self::Plain(plain),
+        })
     }
 }
 
-/// Replaces every expression in a JSON value by what it evaluates to. `variables` holds the
-/// assigned variables and `states`.
-///
-/// # Errors
-/// If an expression fails or evaluates to nothing, which is an error in Step Functions too.
-pub(super) fn evaluate(value: &Value, variables: &Map<String, Value>) -> Result<Value, String> {
-    match value {
-        Value::String(text) => match expression(text)? {
-            None => Ok(value.clone()),
-            Some(code) => run(code, variables).map_err(|error| format!("{error}: {text}")),
-        },
-        Value::Array(items) => items.iter().map(|item| evaluate(item, variables)).collect(),
-        Value::Object(fields) => fields
-            .iter()
-            .map(|(name, field)| Ok((name.clone(), evaluate(field, variables)?)))
-            .collect::<Result<Map<_, _>, String>>()
-            .map(Value::Object),
-        Value::Null | Value::Bool(_) | Value::Number(_) => Ok(value.clone()),
+impl Template {
+    /// The value that every expression in it evaluates to. `variables` holds the assigned variables
+    /// and `states`.
+    ///
+    /// # Errors
+    /// If an expression fails or evaluates to nothing, which is an error in Step Functions too.
+    pub fn evaluate(&self, variables: &Map<String, Value>) -> Result<Value, String> {
+        match self {
+            Self::Plain(value) => Ok(value.clone()),
+            Self::Expression { text, code } => {
+                // Most expressions name few of the variables.
+                let named = variables.iter().filter(|(name, _)| text.contains(name.as_str()));
+                run(code, named).map_err(|error| format!("{error}: {text}"))
+            }
+            Self::Array(items) => items.iter().map(|item| item.evaluate(variables)).collect(),
+            Self::Object(fields) => fields
+                .iter()
+                .map(|(name, field)| Ok((name.clone(), field.evaluate(variables)?)))
+                .collect::<Result<Map<_, _>, String>>()
+                .map(Value::Object),
+        }
     }
 }
 
-fn run(code: &str, variables: &Map<String, Value>) -> Result<Value, String> {
+fn run<'a>(
+    code: &AstNode,
+    variables: impl Iterator<Item = (&'a String, &'a Value)>,
+) -> Result<Value, String> {
     let mut context = Context::new();
     for (name, value) in variables {
         context.bind(name.clone(), from_json(value)?);
@@ -69,8 +101,7 @@ fn run(code: &str, variables: &Map<String, Value>) -> Result<Value, String> {
     evaluator
         .register_fn_override("random", |_: &[JValue]| Ok(JValue::from(fastrand::f64())))
         .map_err(|error| error.to_string())?;
-    let code = parser::parse(code).map_err(|error| error.to_string())?;
-    let value = evaluator.evaluate(&code, &JValue::Null).map_err(|error| error.to_string())?;
+    let value = evaluator.evaluate(code, &JValue::Null).map_err(|error| error.to_string())?;
     if value.is_undefined() {
         return Err("the expression evaluates to nothing".to_owned());
     }
@@ -90,8 +121,8 @@ mod tests {
     fn eval(text: &str) -> Result<Value, String> {
         let variables =
             json!({"n": 7, "cause": "{\"errorMessage\":\"no\"}", "states": {"input": {}}});
-        evaluate(&json!({"x": text}), variables.as_object().unwrap())
-            .map(|value| value["x"].clone())
+        let template = Template::try_from(json!({"x": text}))?;
+        template.evaluate(variables.as_object().unwrap()).map(|value| value["x"].clone())
     }
 
     #[test]
@@ -131,8 +162,8 @@ mod tests {
 
     #[test]
     fn what_does_not_parse_or_does_not_exist_is_refused_at_load() {
-        assert!(check(&json!({"a": ["{% 1 + %}"]})).is_err());
-        assert!(check(&json!("{% $eval('1') %}")).unwrap_err().contains("$eval"));
-        assert!(check(&json!({"a": ["{% 1 %}", 2, null]})).is_ok());
+        assert!(Template::try_from(json!({"a": ["{% 1 + %}"]})).is_err());
+        assert!(Template::try_from(json!("{% $eval('1') %}")).unwrap_err().contains("$eval"));
+        assert!(Template::try_from(json!({"a": ["{% 1 %}", 2, null]})).is_ok());
     }
 }

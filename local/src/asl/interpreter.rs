@@ -5,9 +5,9 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Map, Value, json};
 
-use super::definition::{Retrier, State, Task};
+use super::definition::{Assign, Retrier, State, Task};
 use super::execution::{Execution, ExecutionEnd, ServiceError, Services, Usage};
-use super::expression::evaluate;
+use super::expression::Template;
 
 pub(super) fn failed(error: &str, cause: String) -> ExecutionEnd {
     ExecutionEnd::Failed { error: error.to_owned(), cause }
@@ -167,11 +167,7 @@ impl<'e> Interpreter<'e> {
     }
 
     /// Makes assignments; all of them see the values from before any of them.
-    fn assign(
-        &mut self,
-        assign: &Map<String, Value>,
-        scope: &Map<String, Value>,
-    ) -> Result<(), ServiceError> {
+    fn assign(&mut self, assign: &Assign, scope: &Map<String, Value>) -> Result<(), ServiceError> {
         let values: Vec<_> = assign
             .iter()
             .map(|(name, value)| Ok((name.clone(), eval(value, scope)?)))
@@ -195,8 +191,8 @@ impl State {
     }
 }
 
-fn eval(value: &Value, scope: &Map<String, Value>) -> Result<Value, ServiceError> {
-    evaluate(value, scope).map_err(query_error)
+fn eval(template: &Template, scope: &Map<String, Value>) -> Result<Value, ServiceError> {
+    template.evaluate(scope).map_err(query_error)
 }
 
 fn query_error(cause: String) -> ServiceError {

@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use testing::{TABLE_NAME, Table};
 use tokio::sync::oneshot;
+use workflow::Definition;
 
 /// The executable that `cargo run` starts.
 pub const LOCAL: &str = env!("CARGO_BIN_EXE_agent-local");
@@ -42,7 +43,7 @@ pub fn options(logs: &TempDir, agent_command: &str, max_poll_attempts: u32) -> O
         agent_port: 0,
         dynamodb_port: 0,
         agent: Agent::Command(agent_command.to_owned()),
-        max_poll_attempts,
+        workflow: Definition { poll_min_seconds: 1, max_poll_attempts, ..Definition::default() },
         retention_days: None,
         otlp: None,
         echo: None,
@@ -51,7 +52,11 @@ pub fn options(logs: &TempDir, agent_command: &str, max_poll_attempts: u32) -> O
 
 impl Stack {
     pub async fn start(agent_command: &str, max_poll_attempts: u32) -> Self {
-        Self::start_with(|options| Options { max_poll_attempts, ..options }, agent_command).await
+        let change = |mut options: Options| {
+            options.workflow.max_poll_attempts = max_poll_attempts;
+            options
+        };
+        Self::start_with(change, agent_command).await
     }
 
     /// A system whose spans go to this collector.
@@ -153,7 +158,7 @@ impl Container {
                 agent_runtime::serve(
                     listener,
                     std::future::ready(journal),
-                    10_000,
+                    agent_runtime::Limits::default(),
                     agent,
                     shutdown,
                 )

@@ -1,0 +1,56 @@
+//! A task's signs of life, and the orders that come back by them.
+
+use std::time::Duration;
+
+use journal::{Mark, SignKind, Signs};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::AgentError;
+use crate::outcome::{lost, stopped};
+use crate::progress::Progress;
+
+/// Longest pause in milliseconds before a slot that may still be free is tried again.
+const RETRY_MILLIS: u64 = 2_000;
+
+/// Gives a sign of life every `interval`, and tells the first order that ends the task. It goes on
+/// for as long as it is polled: until the terminal event is durable, even after an order.
+pub(crate) async fn beat(
+    mut signs: Signs,
+    interval: Option<Duration>,
+    progress: &Progress,
+    order: oneshot::Sender<AgentError>,
+) {
+    let Some(interval) = interval else { return std::future::pending().await };
+    let (mut order, mut failing) = (Some(order), false);
+    let mut next = Instant::now() + interval;
+    loop {
+        tokio::time::sleep_until(next).await;
+        // Boxed, as the SDK's future in it: a task that waits does not carry it.
+        let taken = Box::pin(signs.take(Mark::Beat(progress.last()))).await;
+        next = Instant::now();
+        let before = match taken {
+            Ok(None) => {
+                (failing, next) = (false, next + interval);
+                continue;
+            }
+            Ok(Some(before)) => before,
+            Err(fault) => {
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!("the task's sign of life will be tried again: {fault}");
+                }
+                next += Duration::from_millis(fastrand::u64(RETRY_MILLIS / 2..=RETRY_MILLIS));
+                continue;
+            }
+        };
+        let error = match before.kind {
+            // Answered by the next slot, at once.
+            SignKind::Beat | SignKind::Challenge => continue,
+            SignKind::Stop => stopped(before.reason),
+            SignKind::Lost => lost(),
+        };
+        tracing::warn!(error_type = error.error_type, "the task has to end: {}", error.message);
+        // If the outcome is decided, nobody listens.
+        let _ = order.take().map(|order| order.send(error));
+    }
+}
