@@ -132,6 +132,7 @@ pub fn options(agent: AgentArgs) -> Result<Options> {
             Some(program) => Agent::Program(program),
             None => Agent::Command(agent.agent_command.unwrap_or_else(bundled)),
         },
+        container: Vec::new(),
         // The end of a short session is shown sooner than on AWS.
         workflow: Definition { poll_min_seconds: 1, ..Definition::default() },
         retention_days: settings.retention_days,

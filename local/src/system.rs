@@ -46,7 +46,9 @@ pub struct Options {
     pub dynamodb_port: u16,
     /// What runs in the container.
     pub agent: Agent,
-    /// How the workflow polls; what it says of the table and the retention is not used.
+    /// Variables of the container, on top of what it needs.
+    pub container: Vec<(&'static str, String)>,
+    /// How the workflow polls; its table, function and retention are not used.
     pub workflow: Definition,
     /// Days until an event may expire; `None` keeps events.
     pub retention_days: Option<u32>,
@@ -82,6 +84,7 @@ impl System {
             ("RUST_LOG", format!("{level},agent_runtime::run=info")),
             ("HOST", "127.0.0.1".to_owned()),
         ];
+        environment.extend(options.container.iter().cloned());
         let mut arguments = vec![AGENT.to_owned()];
         match &options.agent {
             Agent::Command(command) => environment.push(("AGENT_COMMAND", command.clone())),
@@ -103,6 +106,7 @@ impl System {
     pub async fn around(options: &Options, table: Table, front_door: SocketAddr) -> Result<Self> {
         let definition = Definition {
             journal_table_name: TABLE_NAME.to_owned(),
+            invoker_function_arn: "invoker".to_owned(),
             journal_retention_days: options.retention_days.unwrap_or(0),
             ..options.workflow.clone()
         };

@@ -167,6 +167,8 @@ fn the_environment_variables_are_those_that_the_code_reads() {
         assert_eq!(container["PORT"], settings.port.to_string());
         assert_eq!(container["HOST"], settings.host.to_string());
         assert_eq!(container["MAX_BODY_BYTES"], settings.limits.max_body_bytes.to_string());
+        let heartbeat = settings.limits.heartbeat.unwrap().as_secs();
+        assert_eq!(container["HEARTBEAT_SECONDS"], heartbeat.to_string());
         assert_eq!(settings.journal.retention_days, None);
         agent_runtime::CommandAgent::from_env(env).unwrap();
     });

@@ -17,13 +17,13 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_sfn::types::ExecutionStatus;
-use journal::{Event, Journal, Settings};
+use journal::{Event, Journal, Settings, SignKind, Status};
 use local::front_door;
 use local::system::AGENT;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use support::{LOCAL, check_history, sibling};
+use support::{IMPATIENT, LOCAL, check_history, sibling};
 use tempfile::TempDir;
 use testing::{CREDENTIAL, REGION};
 use testing::{Process, Spec};
@@ -33,8 +33,8 @@ use zip::write::SimpleFileOptions;
 const AGENT_RUNTIME_ARN: &str =
     "arn:aws:bedrock-agentcore:us-east-1:000000000000:runtime/agent-0123456789";
 
-/// Fails, never ends, or gives 7, as its input says.
-const AGENT_COMMAND: &str = "sh -c 'read -r input; case $input in *wrong*) echo wrong input >&2; exit 1;; *forever*) sleep 60;; esac; echo 7'";
+/// Fails, never ends, or gives 7 at once or slowly, as its input says.
+const AGENT_COMMAND: &str = "sh -c 'read -r input; case $input in *wrong*) echo wrong input >&2; exit 1;; *forever*) sleep 60;; *slow*) sleep 15;; esac; echo 7'";
 
 /// The engine, in a process group of its own.
 struct Ministack {
@@ -143,6 +143,12 @@ fn template(front_door: &str, dynamodb: &str) -> String {
             "DefinitionUri: s3://artifacts/session.asl.json".to_owned(),
         ),
         (
+            "PatienceSeconds: !Ref PatienceSeconds",
+            format!("PatienceSeconds: {}", IMPATIENT.patience_seconds),
+        ),
+        ("SilenceSeconds: 40", format!("SilenceSeconds: {}", IMPATIENT.silence_seconds)),
+        ("AnswerSeconds: 20", format!("AnswerSeconds: {}", IMPATIENT.answer_seconds)),
+        (
             "        Variables:\n",
             format!(
                 "        Variables:\n          AWS_ENDPOINT_URL_BEDROCK_AGENTCORE: http://{front_door}\n          AWS_ENDPOINT_URL_DYNAMODB: {dynamodb}\n"
@@ -167,32 +173,38 @@ struct Deployed<'a> {
     state_machine: String,
 }
 
+/// Starts an agent-runtime that writes to a table of the engine; and where it listens.
+async fn container(engine: &Ministack, table: &str) -> (Process, String) {
+    let environment = [
+        ("HOST", "127.0.0.1"),
+        ("PORT", "0"),
+        ("AGENT_COMMAND", AGENT_COMMAND),
+        ("HEARTBEAT_SECONDS", "1"),
+        ("JOURNAL_TABLE_NAME", table),
+        ("AWS_ENDPOINT_URL_DYNAMODB", &engine.endpoint),
+        ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "false"),
+        ("AWS_REGION", REGION),
+        ("AWS_ACCESS_KEY_ID", CREDENTIAL),
+        ("AWS_SECRET_ACCESS_KEY", CREDENTIAL),
+    ];
+    let spec = Spec {
+        program: LOCAL.into(),
+        arguments: vec![AGENT.to_owned()],
+        name: AGENT,
+        environment: environment.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+        log: engine.folder.path().join(format!("{table}.log")),
+        echo: None,
+    };
+    let (process, listens) = Process::start(&spec).unwrap();
+    let address = process.address(listens).await.unwrap();
+    (process, address)
+}
+
 impl<'a> Deployed<'a> {
     async fn new(engine: &'a Ministack, name: &str, max_poll_attempts: u32) -> Self {
         let table = format!("{name}-journal");
-        let environment = [
-            ("HOST", "127.0.0.1"),
-            ("PORT", "0"),
-            ("AGENT_COMMAND", AGENT_COMMAND),
-            ("JOURNAL_TABLE_NAME", &table),
-            ("AWS_ENDPOINT_URL_DYNAMODB", &engine.endpoint),
-            ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "false"),
-            ("AWS_REGION", REGION),
-            ("AWS_ACCESS_KEY_ID", CREDENTIAL),
-            ("AWS_SECRET_ACCESS_KEY", CREDENTIAL),
-        ];
-        let spec = Spec {
-            program: LOCAL.into(),
-            arguments: vec![AGENT.to_owned()],
-            name: AGENT,
-            environment: environment
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .into(),
-            log: engine.folder.path().join(format!("{name}.log")),
-            echo: None,
-        };
-        let (agent, listens) = Process::start(&spec).unwrap();
-        let front_door = front_door::start(&agent.address(listens).await.unwrap()).unwrap();
+        let (agent, address) = container(engine, &table).await;
+        let front_door = front_door::start(&address).unwrap();
         let template = template(&front_door.to_string(), &engine.endpoint);
         let attempts = max_poll_attempts.to_string();
         engine
@@ -358,11 +370,11 @@ async fn the_same_sessions_leave_the_same_journals() {
     assert_eq!((output.status.code(), shown.lines().count()), (Some(0), 13), "{shown}");
 
     let few = Deployed::new(&engine, "few", 3).await;
-    let name = id();
-    let (error, cause) = few.run(&name, json!({"prompt": "forever"})).await.unwrap_err();
+    let (error, cause) = few.run(&id(), json!({"prompt": "forever"})).await.unwrap_err();
     assert_eq!(error, "PollAttemptsSpent");
     assert!(cause.contains("within 3 polls"), "{cause}");
-    check_history("container-killed", &few.events(&name).await);
+
+    signs_of_life(&stack).await;
 
     // Nobody behind the front door: the Lambda fails with AgentCore's error.
     few.agent.stop().await;
@@ -371,6 +383,51 @@ async fn the_same_sessions_leave_the_same_journals() {
     assert_eq!(error, "RuntimeClientError");
     assert!(cause.contains("the container does not answer"), "{cause}");
     check_history("invocation-failed", &few.events(&name).await);
+}
+
+/// Alive and slow; replaced; killed.
+async fn signs_of_life(stack: &Deployed<'_>) {
+    let slow = id();
+    assert_eq!(stack.run(&slow, json!({"prompt": "slow"})).await, Ok(json!(7)));
+    let events = stack.events(&slow).await;
+    let task = events.iter().find(|event| event.heartbeat_seconds == Some(1)).unwrap();
+    let signs = stack.journal.signs(&slow.parse().unwrap(), &task.timestamp).await.unwrap();
+    assert!(signs.len() >= 10 && signs.iter().all(|sign| sign.kind == SignKind::Beat), "{signs:?}");
+
+    let (name, other) = (id(), id());
+    let kill = async {
+        for session in [&name, &other] {
+            let started = async || {
+                let events = stack.events(session).await;
+                let mut events = events.into_iter();
+                events.find(|event| event.status == Status::AgentBackgroundTaskStarted)
+            };
+            while started().await.is_none() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        kill(Pid::from_raw(stack.agent.id()), Signal::SIGKILL).unwrap();
+        // Another container gets the second session's invocation again.
+        let (process, address) = container(stack.engine, &stack.table).await;
+        let run = &stack.events(&other).await[0].invocation_id;
+        let body = json!({"input": {"prompt": "slow"}, "invocation_id": run});
+        let request = stack.engine.client.post(format!("http://{address}/invocations"));
+        let request = request.header(agent_runtime::SESSION_HEADER, &other);
+        let answer = request.body(body.to_string()).send().await.unwrap();
+        assert!(answer.status().is_success(), "{answer:?}");
+        process
+    };
+    let (killed, replaced, _process) = tokio::join!(
+        stack.run(&name, json!({"prompt": "forever"})),
+        stack.run(&other, json!({"prompt": "forever"})),
+        kill
+    );
+    assert_eq!(killed.unwrap_err().0, "ContainerLost");
+    check_history("container-killed", &stack.events(&name).await);
+    assert_eq!(replaced, Ok(json!(7)));
+    let (output, shown) = stack.session(&["explain", &name]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(shown.contains("no sign of life in the table since 20"), "{shown}");
 }
 
 #[test]

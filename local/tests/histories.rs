@@ -111,7 +111,7 @@ async fn agent_panicked() {
 
 /// Runs a session whose container gets a signal while the agent works.
 async fn signalled(name: &str, signal: Signal) -> (String, String) {
-    let stack = Stack::start("sleep 60", 3).await;
+    let stack = Stack::impatient("sleep 60").await;
     let run = execution(json!({}));
     let send = async {
         stack.wait_for(&run.name, &[TASK_STARTED, INVOCATION_SUCCEEDED]).await;
@@ -131,8 +131,62 @@ async fn container_stopped() {
 #[tokio::test(flavor = "multi_thread")]
 async fn container_killed() {
     let (error, cause) = signalled("container-killed", Signal::SIGKILL).await;
-    assert_eq!(error, "PollAttemptsSpent");
-    assert!(cause.contains("No terminal event of the agent came within 3 polls"), "{cause}");
+    assert_eq!(error, "ContainerLost");
+    assert!(
+        cause.starts_with("The container gave no sign of life in the table since 20"),
+        "{cause}"
+    );
+}
+
+/// Runs a session whose container is stopped until the workflow has given it up, and then goes on.
+async fn frozen(name: &str, agent_command: &str, last: &str) {
+    let stack = Stack::impatient(agent_command).await;
+    let run = execution(json!({}));
+    let container = Pid::from_raw(stack.system.agent_process_id().unwrap());
+    let freeze = async {
+        stack.wait_for(&run.name, &[TASK_STARTED, INVOCATION_SUCCEEDED]).await;
+        kill(container, Signal::SIGSTOP).unwrap();
+    };
+    let (outcome, ()) = tokio::join!(stack.system.run(&run), freeze);
+    assert_eq!(failure(outcome).0, "ContainerLost");
+    kill(container, Signal::SIGCONT).unwrap();
+    check_history(name, &stack.wait_for(&run.name, &[last]).await);
+    stack.system.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn container_came_back() {
+    frozen("container-came-back", "sleep 60", "AGENT_BACKGROUND_TASK_FAILED").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn completed_after_lost() {
+    frozen("completed-after-lost", "sh -c 'sleep 2; echo 7'", TASK_COMPLETED).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agent_that_is_slow_and_silent_is_not_given_up() {
+    let stack = Stack::impatient("sh -c 'sleep 15; echo 7'").await;
+    let end = stack.system.run(&execution(json!({}))).await;
+    assert_eq!(end, ExecutionEnd::Succeeded(json!(7)));
+    stack.system.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agent_not_started() {
+    // Another program listens where the container should.
+    let server = actix_web::HttpServer::new(|| {
+        actix_web::App::new().default_service(actix_web::web::to(|| async { "{}" }))
+    });
+    let server = server.workers(1).disable_signals().bind("127.0.0.1:0").unwrap();
+    let address = server.addrs()[0].to_string();
+    let server = server.run();
+    let handle = server.handle();
+    tokio::spawn(server);
+    let stack = Stack::around_impatient(Table::open(None, 0).await.unwrap(), &address).await;
+    let outcome = check("agent-not-started", stack, &execution(json!({}))).await;
+    assert_eq!(failure(outcome).0, "AgentNotStarted");
+    handle.stop(false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,33 +1,11 @@
 //! What happened to a session, in plain words.
 
-use std::fmt;
-
 use journal::{Ending, Event, Status, Timestamp};
 
+use crate::alive::alive;
 use crate::history::{Run, newest};
-use crate::timeline::{ago, duration, escape, failure};
-
-/// The part of the system at which a run stands or stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Hop {
-    Workflow,
-    Invoker,
-    AgentCore,
-    Entrypoint,
-    Agent,
-}
-
-impl fmt::Display for Hop {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Workflow => "the workflow (state machine)",
-            Self::Invoker => "the invoker (Lambda)",
-            Self::AgentCore => "AgentCore (between the invoker and the container)",
-            Self::Entrypoint => "the container's entrypoint",
-            Self::Agent => "the agent (background task in the container)",
-        })
-    }
-}
+use crate::hop::{Hop, hop, journal_refused, where_to_look};
+use crate::timeline::{ago, duration, escape, failure, result};
 
 /// Says what happened in a session's newest run, where it stopped, and where to look next. `now`
 /// tells how long ago things were.
@@ -73,6 +51,10 @@ fn verdict(run: &Run, now: Timestamp) -> String {
         Status::AgentBackgroundTaskFailed => {
             let how = match error_type {
                 "Panic" => "the agent panicked",
+                "Stopped" => "an operator stopped the task",
+                "Lost" => {
+                    "the workflow had given the session up, and the container ended its agent"
+                }
                 "Terminated" => "the container was told to stop while the agent worked",
                 "CredentialsError" => "the agent had no valid AWS credentials",
                 "ClientError" => "an AWS service refused a call of the agent",
@@ -87,6 +69,19 @@ fn verdict(run: &Run, now: Timestamp) -> String {
             let started = run.has(&Status::AgentBackgroundTaskStarted);
             let agent = if started { "had started and may still work" } else { "was not started" };
             format!("InvokeAgentRuntime failed. The agent {agent}")
+        }
+        _ if error_type == "ContainerLost" => {
+            let later = run.entries.iter().any(|entry| entry.event.sort_key > last.sort_key);
+            let what = match later {
+                true => {
+                    "the container was cut off or stopped for a while, and the workflow gave the session up"
+                }
+                false => "the container was killed, or could not reach the table any more",
+            };
+            what.to_owned()
+        }
+        _ if error_type == "AgentNotStarted" => {
+            format!("no container started a task. {}", silence(run, now))
         }
         _ if error_type == "PollAttemptsSpent" => {
             format!("the workflow gave up waiting for the agent's end. {}", silence(run, now))
@@ -112,16 +107,6 @@ fn last_progress(run: &Run) -> Option<String> {
     Some(format!("The agent's last progress: {status} at {at} {text}").trim_end().to_owned())
 }
 
-/// What the workflow itself could not do with the journal, if that is why it failed.
-fn journal_refused(cause: &Event) -> Option<&'static str> {
-    let error_type = cause.error_type.as_deref()?;
-    if error_type.starts_with("DynamoDb.") {
-        return Some("the workflow could not read the journal to see the agent's end");
-    }
-    (error_type.starts_with("DynamoDB.") || error_type == "SessionIdInUse")
-        .then_some("the workflow could not write the session's first event")
-}
-
 /// What is known of a run without an end: the deepest step that began, and what that may mean.
 fn silence(run: &Run, now: Timestamp) -> String {
     let (status, meaning) = match hop(run) {
@@ -130,6 +115,10 @@ fn silence(run: &Run, now: Timestamp) -> String {
                 || run.has(&Status::AgentBackgroundTaskFailed) =>
         {
             return "The agent's own end came later.".to_owned();
+        }
+        Hop::Agent if run.signs.is_some() => {
+            let alive = alive(run, now).unwrap_or_default();
+            return format!("Of its task: {alive}.");
         }
         Hop::Agent => (
             Status::AgentBackgroundTaskStarted,
@@ -161,30 +150,6 @@ fn silence(run: &Run, now: Timestamp) -> String {
     format!("{status} was {since} ago {meaning}.")
 }
 
-/// The deepest part of the system from which the run has an event; of a failure, the part that
-/// failed.
-fn hop(run: &Run) -> Hop {
-    let failure = run.failure();
-    if failure.is_some_and(|cause| cause.error_type.as_deref() == Some("NotStarted")) {
-        return Hop::Entrypoint;
-    }
-    match failure.map(|cause| (&cause.status, journal_refused(cause))) {
-        Some((Status::AgentEntrypointFailed, _)) => return Hop::Entrypoint,
-        Some((Status::AgentInvocationFailed, _)) => return Hop::AgentCore,
-        Some((Status::SessionFailed, Some(_))) => return Hop::Workflow,
-        _ => {}
-    }
-    [
-        (Hop::Agent, [Status::AgentBackgroundTaskStarted, Status::AgentBackgroundTaskFailed]),
-        (Hop::Entrypoint, [Status::AgentEntrypointStarted, Status::AgentEntrypointFailed]),
-        (Hop::AgentCore, [Status::AgentInvocationStarted, Status::AgentInvocationFailed]),
-        (Hop::Invoker, [Status::SessionInitiated, Status::SessionInitiated]),
-    ]
-    .into_iter()
-    .find(|(_, statuses)| statuses.iter().any(|status| run.has(status)))
-    .map_or(Hop::Workflow, |(hop, _)| hop)
-}
-
 /// What else a reader of the events would wonder about.
 fn remarks(run: &Run, runs: usize) -> Vec<String> {
     let count =
@@ -207,11 +172,17 @@ fn remarks(run: &Run, runs: usize) -> Vec<String> {
             failure(refused.event).unwrap_or_default()
         ));
     }
-    if run.has(&Status::AgentBackgroundTaskCompleted) && matches!(run.ending, Ending::Failed(_)) {
-        remarks.push(
-            "The agent itself completed, and its result is in the journal. The workflow failed."
-                .to_owned(),
-        );
+    if let (Ending::Failed(last), Some(completed)) =
+        (run.ending, run.find(&Status::AgentBackgroundTaskCompleted))
+    {
+        let result = result(completed.event).unwrap_or_default();
+        let after = if completed.event.sort_key > last.sort_key { " after that" } else { "" };
+        remarks.push(format!("The agent itself completed{after}. Its result: {result}"));
+    }
+    let came_back = run.find(&Status::AgentBackgroundTaskFailed);
+    let came_back = came_back.is_some_and(|end| end.event.error_type.as_deref() == Some("Lost"));
+    if came_back && run.failure().is_some_and(|cause| cause.status == Status::SessionFailed) {
+        remarks.push("Its container reached the table again later, saw that the session had been given up, and ended the agent.".to_owned());
     }
     // The journal puts an event one microsecond after its cause if the writer's clock is behind.
     let behind = run.entries.windows(2).find_map(|pair| match pair {
@@ -231,33 +202,4 @@ fn remarks(run: &Run, runs: usize) -> Vec<String> {
         remarks.push(format!("This is the newest of {runs} runs of the session."));
     }
     remarks
-}
-
-/// Where to look for more.
-fn where_to_look(run: &Run, hop: Hop) -> Vec<String> {
-    let session = run.entries.iter().find_map(|entry| entry.event.session_id());
-    let session = session.map(|id| format!(", filtered for {id}")).unwrap_or_default();
-    let container = format!(
-        "Look at the container's log{session}: log group /aws/bedrock-agentcore/runtimes/<runtime id>-<endpoint>, or .local/agent-runtime-process.log"
-    );
-    let invoker = format!(
-        "Look at the invoker's log{session}: log group /aws/lambda/<function>, or .local/invoker-process.log"
-    );
-    let mut lines = match hop {
-        Hop::Agent | Hop::Entrypoint => vec![container],
-        Hop::AgentCore => vec![invoker, container],
-        Hop::Invoker => vec![invoker],
-        Hop::Workflow => Vec::new(),
-    };
-    // A command is for pasting, so nothing but an ARN goes into it.
-    let arn = run.invocation_id;
-    let safe = |byte: u8| byte.is_ascii_alphanumeric() || b":_-".contains(&byte);
-    if run.is_workflows() && arn.starts_with("arn:") && arn.bytes().all(safe) {
-        lines.push(format!(
-            "Look at the execution, on AWS: aws stepfunctions get-execution-history --execution-arn {arn}"
-        ));
-    }
-    let trace = run.trace_id().map(escape);
-    lines.extend(trace.map(|trace| format!("Look at the trace: {trace} in your tracing tool")));
-    lines
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use journal::{Ending, Event, SORT_KEY_PREFIX, Status, Timestamp, ending};
+use journal::{Ending, Event, SORT_KEY_PREFIX, Sign, Status, Timestamp, ending};
 
 use crate::timeline::escape;
 
@@ -24,6 +24,8 @@ pub struct Run<'a> {
     pub open: Vec<&'a Event>,
     /// Contradictions to the journal's rules, in words that are safe to print.
     pub defects: Vec<String>,
+    /// The newest signs of life of its [open task](Run::open_task), newest first, if they were read.
+    pub signs: Option<Vec<Sign>>,
 }
 
 /// One event in its run.
@@ -81,6 +83,7 @@ impl<'a> Run<'a> {
             ending,
             open: Vec::new(),
             defects: Vec::new(),
+            signs: None,
         };
         let start = events.first().and_then(|event| time(event));
         let mut started: HashMap<&str, Vec<&Event>> = HashMap::new();
@@ -133,6 +136,14 @@ impl<'a> Run<'a> {
     #[must_use]
     pub fn has(&self, status: &Status) -> bool {
         self.find(status).is_some()
+    }
+
+    /// The start of its newest task, if that gives signs of life and has no end.
+    #[must_use]
+    pub fn open_task(&self) -> Option<&'a Event> {
+        let started = Status::AgentBackgroundTaskStarted;
+        let task = self.open.iter().rfind(|event| event.status == started)?;
+        task.heartbeat_seconds.map(|_| *task)
     }
 
     /// Whether the state machine started it. Such a run may end with SESSION_FAILED.

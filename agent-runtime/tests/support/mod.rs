@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use actix::System;
-use agent_runtime::{Agent, AgentError, Invocation, SESSION_HEADER};
+use agent_runtime::{Agent, AgentError, Invocation, Limits, SESSION_HEADER};
 use journal::{Event, Journal, SessionId, Settings, Status};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
@@ -106,12 +106,22 @@ impl Host {
         Self { runs, ..Self::start_with(dynamo, agent) }
     }
 
+    /// With these limits.
+    pub fn start_within(dynamo: &Dynamo, limits: Limits) -> Self {
+        let agent = Script { journal: calm(dynamo), runs: Arc::default() };
+        Self::start_all(dynamo, open(dynamo), agent, limits)
+    }
+
     pub fn start_with(dynamo: &Dynamo, agent: impl Agent) -> Self {
         Self::start_on(dynamo, open(dynamo), agent)
     }
 
     /// With a journal of its own on `dynamo`.
     pub fn start_on(dynamo: &Dynamo, journal: Journal, agent: impl Agent) -> Self {
+        Self::start_all(dynamo, journal, agent, Limits::default())
+    }
+
+    fn start_all(dynamo: &Dynamo, journal: Journal, agent: impl Agent, limits: Limits) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
@@ -125,7 +135,7 @@ impl Host {
                 agent_runtime::serve(
                     listener,
                     std::future::ready(journal),
-                    agent_runtime::Limits::default(),
+                    limits,
                     agent,
                     shutdown,
                 )

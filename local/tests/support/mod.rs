@@ -29,6 +29,25 @@ pub fn sibling(name: &str) -> PathBuf {
     program
 }
 
+/// Signs of life are judged twenty times as fast as by default.
+pub const IMPATIENT: Definition = Definition {
+    journal_table_name: String::new(),
+    invoker_function_arn: String::new(),
+    journal_retention_days: 0,
+    poll_min_seconds: 1,
+    poll_max_seconds: 3,
+    max_poll_attempts: 600,
+    patience_seconds: 6,
+    silence_seconds: 2,
+    answer_seconds: 1,
+    start_seconds: 3,
+};
+
+/// Signs of life are judged as by default.
+pub fn patient(max_poll_attempts: u32) -> Definition {
+    Definition { poll_min_seconds: 1, max_poll_attempts, ..Definition::default() }
+}
+
 /// A system, with a folder for its logs.
 pub struct Stack {
     pub system: System,
@@ -43,7 +62,8 @@ pub fn options(logs: &TempDir, agent_command: &str, max_poll_attempts: u32) -> O
         agent_port: 0,
         dynamodb_port: 0,
         agent: Agent::Command(agent_command.to_owned()),
-        workflow: Definition { poll_min_seconds: 1, max_poll_attempts, ..Definition::default() },
+        container: Vec::new(),
+        workflow: patient(max_poll_attempts),
         retention_days: None,
         otlp: None,
         echo: None,
@@ -55,6 +75,16 @@ impl Stack {
         let change = |mut options: Options| {
             options.workflow.max_poll_attempts = max_poll_attempts;
             options
+        };
+        Self::start_with(change, agent_command).await
+    }
+
+    /// A system that gives a session up after some six seconds without a sign of life.
+    pub async fn impatient(agent_command: &str) -> Self {
+        let change = |options| Options {
+            container: vec![("HEARTBEAT_SECONDS", "1".to_owned())],
+            workflow: IMPATIENT,
+            ..options
         };
         Self::start_with(change, agent_command).await
     }
@@ -92,25 +122,31 @@ impl Stack {
         Self::behind(table, front_door, max_poll_attempts).await
     }
 
+    /// The same, [impatient](Self::impatient).
+    pub async fn around_impatient(table: Table, agent_address: &str) -> Self {
+        let front_door = front_door::start(agent_address).unwrap();
+        Self::behind_with(table, front_door, IMPATIENT, None).await
+    }
+
     /// A system around an agent-runtime that is elsewhere, whose spans go to this collector.
     pub async fn around_exporting(table: Table, agent_address: &str, otlp: &str) -> Self {
         let front_door = front_door::start(agent_address).unwrap();
-        Self::behind_with(table, front_door, 600, Some(otlp.to_owned())).await
+        Self::behind_with(table, front_door, patient(600), Some(otlp.to_owned())).await
     }
 
     /// A system whose AgentCore is elsewhere.
     pub async fn behind(table: Table, front_door: SocketAddr, max_poll_attempts: u32) -> Self {
-        Self::behind_with(table, front_door, max_poll_attempts, None).await
+        Self::behind_with(table, front_door, patient(max_poll_attempts), None).await
     }
 
     async fn behind_with(
         table: Table,
         front_door: SocketAddr,
-        max_polls: u32,
+        workflow: Definition,
         otlp: Option<String>,
     ) -> Self {
         let logs = tempfile::tempdir().unwrap();
-        let options = Options { otlp, ..options(&logs, "unused", max_polls) };
+        let options = Options { otlp, workflow, ..options(&logs, "unused", 600) };
         let system = System::around(&options, table, front_door).await.unwrap();
         Self { system, logs }
     }
