@@ -55,8 +55,6 @@ struct World {
     begin: Instant,
     rng: Mutex<Rng>,
     weather: Mutex<Weather>,
-    /// The container's clock is so much ahead.
-    skew: TimeDelta,
     /// What happens right after the workflow has put `Lost`.
     after_lost: Mutex<Option<Draft>>,
     tasks: Mutex<Vec<Task>>,
@@ -90,7 +88,6 @@ struct Workflow {
 impl World {
     fn new(seed: u64) -> Arc<Self> {
         fastrand::seed(seed);
-        let mut rng = Rng::with_seed(seed);
         let database = Database::memory().unwrap();
         create_table(&database, TABLE_NAME).unwrap();
         Arc::new(Self {
@@ -98,8 +95,7 @@ impl World {
             epoch: DateTime::UNIX_EPOCH + TimeDelta::days(20_000),
             begin: Instant::now(),
             weather: Mutex::default(),
-            skew: TimeDelta::seconds(rng.i64(-300..=300)),
-            rng: Mutex::new(rng),
+            rng: Mutex::new(Rng::with_seed(seed)),
             after_lost: Mutex::default(),
             tasks: Mutex::default(),
         })
@@ -120,9 +116,10 @@ impl World {
         })
     }
 
-    /// The journal as the container sees it.
+    /// The journal as a container sees it, with a clock that is up to five minutes off.
     fn journal(self: &Arc<Self>) -> Journal {
         let (world, clock) = (Arc::clone(self), Arc::clone(self));
+        let skew = TimeDelta::seconds(self.rng.lock().unwrap().i64(-300..=300));
         let dynamo = Dynamo::over(self.database.clone(), move |_| {
             let weather = world.weather.lock().unwrap().clone();
             if weather.cut.is_some_and(|cut| cut.contains(&world.begin.elapsed())) {
@@ -134,14 +131,14 @@ impl World {
                 false => Fault::None,
             }
         });
-        open(dynamo.config()).with_clock(Arc::new(move || clock.now() + clock.skew))
+        open(dynamo.config()).with_clock(Arc::new(move || clock.now() + skew))
     }
 
     /// A container takes a request of a run, and starts a task.
-    async fn container(self: &Arc<Self>, run: &str, after: Option<Timestamp>, works: Duration) {
+    async fn container(self: &Arc<Self>, run: &str, after: Timestamp, works: Duration) {
         let journal = self.journal().session(SESSION.parse().unwrap(), run, Source::Agent);
         let draft = Draft::new(Status::AgentEntrypointStarted);
-        let after = journal.append(draft, after, secs(10)).await.unwrap();
+        let after = journal.append(draft, Some(after), secs(10)).await.unwrap();
         let task =
             async move { drop(run_task(journal, Works(works), after, Limits::default()).await) };
         let (run, started) = (run.to_owned(), Instant::now());
@@ -231,7 +228,7 @@ impl Services for Workflow {
                     let payload = &arguments["Payload"];
                     let after = payload["after"].as_str().unwrap().parse().unwrap();
                     let run = payload["invocation_id"].as_str().unwrap();
-                    world.container(run, Some(after), works).await;
+                    world.container(run, after, works).await;
                 }
                 Ok(json!({"StatusCode": 200, "Payload": {}}))
             }
@@ -384,7 +381,9 @@ fn a_replaced_container_is_watched_instead() {
         let replace = async {
             world.kill_after(&execution.id, time).await;
             sleep(world.random(0..90)).await;
-            world.container(&execution.id, None, world.random(0..3_600)).await;
+            // The same request, with the same cause.
+            let initiated = world.epoch.into();
+            world.container(&execution.id, initiated, world.random(0..3_600)).await;
         };
         (join(world.run(&execution, Some(secs(50_000))), replace).await.0, None)
     });
