@@ -21,6 +21,9 @@ pub(crate) struct Caller {
     pub session_id: Option<SessionId>,
     pub request_id: String,
     traceparent: Option<TraceParent>,
+    /// The run that the invoker names for a body that cannot be read.
+    run: Option<String>,
+    /// The caller's own.
     pub baggage: Option<String>,
     /// Absent if the body comes in chunks.
     pub content_length: Option<usize>,
@@ -39,16 +42,23 @@ impl Caller {
         let id = |header: &HeaderValue| header.to_str().unwrap_or_default().parse::<SessionId>();
         let request_id = text(REQUEST_HEADER).filter(|id| is_invocation_id(id)).map(str::to_owned);
         let traceparent = text("traceparent").and_then(|text| text.parse::<TraceParent>().ok());
+        let (run, baggage) = text("baggage").map(telemetry::split_baggage).unwrap_or_default();
         Ok(Self {
             session_id: first.map(id).transpose()?,
             // A new one if AgentCore (or `curl`) gave none that can be journaled.
             request_id: request_id.unwrap_or_else(|| Uuid::new_v4().to_string()),
             traceparent: traceparent
                 .map(|parent| parent.with_state(text("tracestate").unwrap_or_default())),
-            baggage: text("baggage").map(str::to_owned),
+            run: run.filter(|id| is_invocation_id(id)),
+            baggage,
             content_length: text("content-length").and_then(|length| length.parse().ok()),
             received: SystemTime::now(),
         })
+    }
+
+    /// The run of a request whose body does not tell it.
+    pub fn run(&self) -> String {
+        self.run.clone().unwrap_or_else(|| self.request_id.clone())
     }
 
     /// The span that caused the request. The envelope names it, because AgentCore may not hand the

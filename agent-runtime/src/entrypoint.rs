@@ -120,7 +120,7 @@ impl Entrypoint {
     ) -> Result<Bytes, Refusal> {
         let (session_id, invocation_id) = match (&request, &caller.session_id) {
             (Ok(request), _) => (request.session_id.clone(), request.invocation_id.clone()),
-            (Err(_), Some(header)) => (header.clone(), caller.request_id.clone()),
+            (Err(_), Some(header)) => (header.clone(), caller.run()),
             (Err(_), None) => return request.map(|_| Bytes::new()),
         };
         let trace = caller.trace(request.as_ref().ok(), &session_id, &invocation_id);

@@ -12,7 +12,7 @@ use opentelemetry::{Context, KeyValue, global};
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use telemetry::{TraceParent, record_error};
+use telemetry::{TraceParent, record_error, run_baggage};
 
 use crate::Settings;
 
@@ -99,7 +99,7 @@ pub(crate) async fn invoke(
     let traceparent = TraceParent::of(&trace).map(|parent| parent.to_string());
     payload.trace = traceparent.clone().map(|traceparent| Trace { traceparent });
     let payload = serde_json::to_vec(&payload).unwrap_or_default();
-    let attempts = attempts(client, settings, session_id, Blob::new(payload), traceparent, &trace);
+    let attempts = attempts(client, settings, journal, Blob::new(payload), traceparent, &trace);
     let answer = match within.is_zero() {
         false => tokio::time::timeout(within, attempts).await.unwrap_or_else(|_| {
             Err(Failure::Unknown("InvokeAgentRuntime did not answer in time".to_owned()))
@@ -125,11 +125,12 @@ pub(crate) async fn invoke(
 async fn attempts(
     client: &Client,
     settings: &Settings,
-    session_id: &SessionId,
+    journal: &SessionJournal,
     payload: Blob,
     traceparent: Option<String>,
     trace: &Context,
 ) -> Result<Answer, Failure> {
+    let (session_id, invocation_id) = (journal.session_id(), journal.invocation_id());
     let mut backoff = FIRST_BACKOFF;
     let mut attempt = 1;
     loop {
@@ -142,6 +143,7 @@ async fn attempts(
             .content_type("application/json")
             .accept("application/json")
             .set_trace_parent(traceparent.clone())
+            .baggage(run_baggage(invocation_id))
             .payload(payload.clone())
             .send()
             .await;

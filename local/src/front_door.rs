@@ -17,6 +17,12 @@ use crate::server::Server;
 /// AgentCore's limit of a payload in bytes.
 const MAX_PAYLOAD_BYTES: usize = 100 * 1024 * 1024;
 
+const CLIENT_ERROR: &str = "RuntimeClientError";
+
+/// What AgentCore says if the container does not answer.
+const NOT_STARTED: &str =
+    "Runtime initialization failed. Please check your CloudWatch logs for more information.";
+
 /// Headers that AgentCore hands on.
 const FORWARDED: [&str; 4] = ["content-type", "baggage", "traceparent", "tracestate"];
 
@@ -63,7 +69,7 @@ async fn invoke(http: HttpRequest, body: Bytes, target: Data<Target>) -> HttpRes
     }
     let answer = match request.body(body.to_vec()).send().await {
         Ok(answer) => answer,
-        Err(error) => return client_error(&format!("the container does not answer: {error}")),
+        Err(_) => return error_answer(StatusCode::FORBIDDEN, CLIENT_ERROR, NOT_STARTED),
     };
     let status = answer.status();
     match answer.bytes().await {
@@ -71,17 +77,16 @@ async fn invoke(http: HttpRequest, body: Bytes, target: Data<Target>) -> HttpRes
             .content_type("application/json")
             .insert_header((SESSION_HEADER, session_id))
             .body(body),
-        Ok(body) => client_error(&format!(
-            "the container answered {status}: {}",
-            String::from_utf8_lossy(&body)
-        )),
-        Err(error) => client_error(&format!("the container's answer was cut: {error}")),
+        _ => client_error(status.as_u16()),
     }
 }
 
-/// Any failure of the container reaches the caller as 424.
-fn client_error(message: &str) -> HttpResponse {
-    error_answer(StatusCode::FAILED_DEPENDENCY, "RuntimeClientError", message)
+/// Any failure of the container reaches the caller as 424, with nothing of what the container said.
+fn client_error(status: u16) -> HttpResponse {
+    let message = format!(
+        "Received error ({status}) from runtime. Please check your CloudWatch logs for more information."
+    );
+    error_answer(StatusCode::FAILED_DEPENDENCY, CLIENT_ERROR, &message)
 }
 
 fn error_answer(status: StatusCode, code: &str, message: &str) -> HttpResponse {

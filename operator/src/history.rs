@@ -59,20 +59,10 @@ pub fn runs(events: &[Event]) -> Vec<Run<'_>> {
     grouped.into_iter().map(|(id, run)| Run::new(id, &run, ending(events, id))).collect()
 }
 
-/// The run that a person asks for by the session's id: the newest. A request that the container
-/// refused unread is a run of its own, and does not count if there is another.
+/// The run that a person asks for by the session's id.
 #[must_use]
 pub fn newest<'r, 'a>(runs: &'r [Run<'a>]) -> Option<&'r Run<'a>> {
-    let unread = |event: &Event| {
-        event.status == Status::AgentEntrypointFailed
-            && matches!(event.error_type.as_deref(), Some("InvalidRequest" | "PayloadTooLarge"))
-    };
-    let refused = |run: &&Run| {
-        let mut events = run.entries.iter().map(|entry| entry.event);
-        run.entries.iter().any(|entry| unread(entry.event))
-            && events.all(|event| event.status.as_str().starts_with("AGENT_ENTRYPOINT_"))
-    };
-    runs.iter().rfind(|run| !refused(run)).or(runs.last())
+    runs.last()
 }
 
 impl<'a> Run<'a> {

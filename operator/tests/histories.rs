@@ -266,24 +266,3 @@ fn the_trace_is_named_where_one_is_known() {
     assert!(text.contains(&format!("Look at the trace: {trace}")), "{text}");
     assert!(!rendered(&history("direct-call")).contains("trace"));
 }
-
-#[test]
-fn a_request_that_was_refused_unread_does_not_hide_the_run() {
-    let mut events = history("completed");
-    for (status, second) in [("AGENT_ENTRYPOINT_STARTED", 58), ("AGENT_ENTRYPOINT_FAILED", 59)] {
-        let mut event = events[2].clone();
-        event.status = status.into();
-        event.invocation_id = "request-7".to_owned();
-        if status == "AGENT_ENTRYPOINT_FAILED" {
-            event.error_type = Some("InvalidRequest".to_owned());
-        }
-        event.timestamp = format!("2026-12-31T23:59:{second}.000000Z");
-        event.sort_key = format!("EVENT#{}", event.timestamp);
-        events.push(event);
-    }
-    assert_eq!(newest(&runs(&events)).unwrap().exit_code(), 0);
-    assert_eq!(runs(&events).len(), 2);
-    // One that was read, and then came to nothing, is the newest run.
-    events.pop();
-    assert_eq!(newest(&runs(&events)).unwrap().exit_code(), 3);
-}

@@ -20,11 +20,13 @@
 //! - `export`: spans on their way; `otlp_client` and `aws`: the HTTP client for it, and the signature
 //!   that AWS's endpoint asks for.
 //! - [`TraceParent`]: the trace context in a header, a payload or the environment.
+//! - [`run_baggage`]: the run's id, for a body that the container refuses unread.
 //!
 //! [otlp]: https://opentelemetry.io/docs/specs/otel/protocol/exporter/
 //! [sdk]: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
 
 mod aws;
+mod baggage;
 mod export;
 mod log_writer;
 mod logs;
@@ -32,6 +34,7 @@ mod otlp_client;
 mod service;
 mod trace_parent;
 
+pub use baggage::{run_baggage, split_baggage};
 pub use export::{Telemetry, record_error};
 pub use logs::{log_line, log_span};
 pub use service::run_service;
