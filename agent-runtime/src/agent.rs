@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
@@ -28,8 +29,8 @@ pub trait Agent: Send + Sync + 'static {
 
     /// Does the work. `Ok` is the result that AGENT_BACKGROUND_TASK_COMPLETED carries, as JSON.
     ///
-    /// The future is dropped when the container is told to stop, so what it owns has to clean up
-    /// when dropped.
+    /// The future is dropped when the task has to end early, so what it owns has to clean up when
+    /// dropped.
     ///
     /// # Errors
     /// The error becomes AGENT_BACKGROUND_TASK_FAILED with its type and message.
@@ -37,17 +38,30 @@ pub trait Agent: Send + Sync + 'static {
         &self,
         invocation: Invocation,
     ) -> impl Future<Output = Result<Self::Output, AgentError>> + Send;
+
+    /// How long the future may go on after [`TaskContext::ending`] has resolved, to save its work.
+    /// Then it is dropped. By default, it is dropped at once.
+    fn grace(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
-/// An [`Agent`] of any type.
-pub(crate) type AnyAgent = Arc<dyn Fn(Invocation) -> BoxFuture<'static, Outcome> + Send + Sync>;
+/// An [`Agent`] of any type. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct AnyAgent {
+    pub run: Arc<dyn Fn(Invocation) -> BoxFuture<'static, Outcome> + Send + Sync>,
+    pub grace: Duration,
+}
 
-pub(crate) fn erase(agent: impl Agent) -> AnyAgent {
-    let agent = Arc::new(agent);
-    Arc::new(move |invocation| {
-        let agent = Arc::clone(&agent);
-        async move { Ok(usable(to_raw_value(&agent.run(invocation).await?)?)?) }.boxed()
-    })
+impl AnyAgent {
+    pub fn new(agent: impl Agent) -> Self {
+        let (grace, agent) = (agent.grace(), Arc::new(agent));
+        let run = move |invocation| {
+            let agent = Arc::clone(&agent);
+            async move { Ok(usable(to_raw_value(&agent.run(invocation).await?)?)?) }.boxed()
+        };
+        Self { run: Arc::new(run), grace }
+    }
 }
 
 /// JSON that not every parser takes (`1e999`, half of a surrogate pair, hundreds of levels) would fail

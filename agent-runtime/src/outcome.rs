@@ -1,6 +1,7 @@
 //! How a task ended, and the one event that says so.
 
 use std::any::Any;
+use std::time::Duration;
 
 use journal::{Draft, Status};
 use serde_json::value::RawValue;
@@ -35,6 +36,22 @@ pub(crate) fn stopped(reason: Option<String>) -> AgentError {
 pub(crate) fn lost() -> AgentError {
     let text = "the workflow gave the session up, because it saw no sign of life of this container";
     AgentError::new("Lost", text)
+}
+
+/// Why a task failed that worked for longer than it may.
+pub(crate) fn timed_out(limit: Duration) -> AgentError {
+    let text =
+        format!("the agent has not ended within {} s (TASK_TIMEOUT_SECONDS)", limit.as_secs());
+    AgentError::new("TimedOut", text)
+}
+
+/// Why a task failed whose container is about to be stopped for its age.
+pub(crate) fn lifetime_spent(lifetime: Duration) -> AgentError {
+    let text = format!(
+        "the container will be stopped soon, because its lifetime of {} s is nearly over: the agent was ended before that",
+        lifetime.as_secs()
+    );
+    AgentError::new("LifetimeSpent", text)
 }
 
 /// Why a task failed whose start may be in the journal although the agent was not started.

@@ -13,7 +13,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::agent::erase;
+use crate::agent::AnyAgent;
 use crate::body_reader::BodyReader;
 use crate::entrypoint::{Entrypoint, invocations};
 use crate::health::Health;
@@ -52,7 +52,7 @@ pub async fn serve(
     let give_up = CancellationToken::new();
     let draining = CancellationToken::new();
     let supervisor = Supervisor::new(
-        erase(agent),
+        AnyAgent::new(agent),
         agents.handle().clone(),
         limits,
         health.clone(),

@@ -25,12 +25,29 @@ pub struct Limits {
     /// Time between two signs of life of a task (`HEARTBEAT_SECONDS`, by default 20); `None` (0): it
     /// gives none, and the workflow does not notice that its container was killed.
     pub heartbeat: Option<Duration>,
+    /// How long a task may work (`TASK_TIMEOUT_SECONDS`); `None`: as long as it likes.
+    pub task_timeout: Option<Duration>,
+    /// The age at which AgentCore stops the container whatever it does (`MAX_LIFETIME_SECONDS`;
+    /// ignored below 600). Tasks end 180 s before it.
+    pub max_lifetime: Option<Duration>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_body_bytes: 10_000_000, heartbeat: Some(Duration::from_secs(20)) }
+        Self {
+            max_body_bytes: 10_000_000,
+            heartbeat: Some(Duration::from_secs(20)),
+            task_timeout: None,
+            max_lifetime: None,
+        }
     }
+}
+
+/// Of a shorter lifetime, too little would be left for the task.
+const SHORTEST_LIFETIME: Duration = Duration::from_secs(600);
+
+fn seconds(text: &str) -> Option<Duration> {
+    text.parse::<u32>().ok().map(|seconds| Duration::from_secs(seconds.into()))
 }
 
 impl Settings {
@@ -56,8 +73,16 @@ impl Settings {
             &env,
             "HEARTBEAT_SECONDS",
             "it must be 0 (no signs of life), or a number of seconds from 1 to 20",
-            |seconds| seconds.parse().ok().filter(|seconds| *seconds <= 20),
+            |text| seconds(text).filter(|time| time.as_secs() <= 20),
         )?;
+        let task_timeout = optional(
+            &env,
+            "TASK_TIMEOUT_SECONDS",
+            "it must be 0 (none), or a number of seconds",
+            seconds,
+        )?;
+        let max_lifetime =
+            optional(&env, "MAX_LIFETIME_SECONDS", "it must be a number of seconds", seconds)?;
         let default = Limits::default();
         Ok(Self {
             journal: journal::Settings::from_env(&env)?,
@@ -66,9 +91,11 @@ impl Settings {
             limits: Limits {
                 max_body_bytes: max_body_bytes.unwrap_or(default.max_body_bytes),
                 heartbeat: match heartbeat {
-                    Some(seconds) => Some(Duration::from_secs(seconds)).filter(|it| !it.is_zero()),
+                    Some(time) => Some(time).filter(|it| !it.is_zero()),
                     None => default.heartbeat,
                 },
+                task_timeout: task_timeout.filter(|it| !it.is_zero()),
+                max_lifetime: max_lifetime.filter(|it| *it >= SHORTEST_LIFETIME),
             },
         })
     }

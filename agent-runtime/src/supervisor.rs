@@ -17,6 +17,7 @@ use serde_json::json;
 use thiserror::Error;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -49,6 +50,8 @@ pub(crate) struct Supervisor {
     /// The runtime on which agents run.
     agents: Handle,
     limits: Limits,
+    /// When the process did.
+    started: Instant,
     health: Health,
     /// What the shutdown waits for.
     tasks: TaskTracker,
@@ -104,7 +107,8 @@ impl Supervisor {
         give_up: CancellationToken,
     ) -> Self {
         let (running, ended) = (HashMap::new(), LruCache::new(REMEMBERED));
-        Self { agent, agents, limits, health, tasks, draining, give_up, running, ended }
+        let started = Instant::now();
+        Self { agent, agents, limits, started, health, tasks, draining, give_up, running, ended }
     }
 
     fn start_task(
@@ -118,9 +122,10 @@ impl Supervisor {
         let (started, when_started) = oneshot::channel();
         let task = Task {
             journal: start.journal,
-            agent: Arc::clone(&self.agent),
+            agent: self.agent.clone(),
             agents: self.agents.clone(),
             limits: self.limits,
+            process_started: self.started,
             after: start.after,
             abort: abort.clone(),
             give_up: self.give_up.clone(),

@@ -16,13 +16,17 @@ use opentelemetry::trace::{TraceContextExt, Tracer};
 use telemetry::TraceParent;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::agent::{AnyAgent, erase};
+use crate::agent::AnyAgent;
 use crate::health::{Busy, Health};
 use crate::heartbeat::beat;
-use crate::outcome::{Outcome, not_joined, not_started, terminal_event, terminated};
+use crate::outcome::{
+    Outcome, lifetime_spent, not_joined, not_started, terminal_event, terminated, timed_out,
+};
 use crate::{Agent, AgentError, Input, Invocation, Limits, TaskContext};
 
 /// How long AGENT_BACKGROUND_TASK_STARTED is tried before the agent is given up.
@@ -32,6 +36,9 @@ const STARTED_DEADLINE: Duration = Duration::from_secs(10);
 /// its terminal event does not wait for it.
 const ABORT_GRACE: Duration = Duration::from_millis(500);
 
+/// How long before the end of the container's lifetime a task ends.
+const LAST_CALL: Duration = Duration::from_secs(180);
+
 pub(crate) struct Task {
     /// In the trace of the request, and from [`Task::run`] on in the task's.
     pub journal: SessionJournal,
@@ -40,9 +47,10 @@ pub(crate) struct Task {
     /// must not keep an event from being written.
     pub agents: Handle,
     pub limits: Limits,
+    pub process_started: Instant,
     /// AGENT_ENTRYPOINT_STARTED, the cause of this task.
     pub after: Timestamp,
-    /// Stop the agent: cancelled when the host drains, and by the worker actor's drop.
+    /// End the agent: cancelled when the host drains, and by the worker actor's drop.
     pub abort: CancellationToken,
     /// Cancelled when the process is about to exit: log the event instead of writing it.
     pub give_up: CancellationToken,
@@ -68,11 +76,13 @@ pub async fn run_task(
         environment: BTreeMap::new(),
         context: TaskContext::default(),
     };
-    let (agent, agents) = (erase(agent), Handle::current());
+    let (agent, agents) = (AnyAgent::new(agent), Handle::current());
     let (abort, give_up, busy) =
         (CancellationToken::new(), CancellationToken::new(), Health::new().busy());
     let (started, when_started) = oneshot::channel();
-    let task = Task { journal, agent, agents, limits, after, abort, give_up, busy };
+    let process_started = Instant::now();
+    let task =
+        Task { journal, agent, agents, limits, process_started, after, abort, give_up, busy };
     task.run(invocation, started).await;
     // Sent before the task went on.
     when_started.await.unwrap_or(Ok(after))
@@ -134,12 +144,24 @@ impl Task {
             progress.open(self.journal.clone());
             let (order, ordered) = oneshot::channel();
             let work = async {
-                let outcome = self.outcome(invocation, ordered).await;
-                progress.close().await;
-                if let Err(error) = &outcome {
-                    telemetry::record_error(&span, &error.error_type, &error.message);
+                let context = invocation.context.clone();
+                let mut agent = self.start_agent(invocation);
+                let outcome = self.outcome(&mut agent, &context, ordered).await;
+                let ended = self.end_agent(agent, &context);
+                let journaled = async {
+                    progress.close().await;
+                    if let Err(error) = &outcome {
+                        telemetry::record_error(&span, &error.error_type, &error.message);
+                    }
+                    self.end(&outcome).await;
+                };
+                if self.abort.is_cancelled() {
+                    // The process has to end, so the event does not wait for the agent.
+                    tokio::join!(ended, journaled);
+                } else {
+                    ended.await;
+                    journaled.await;
                 }
-                self.end(&outcome).await;
             };
             let signs = self.journal.signs(&started_at.to_string(), 0);
             tokio::select! {
@@ -154,34 +176,58 @@ impl Task {
         drop(self.busy);
     }
 
-    /// Runs the agent to its end, or to the order that ends it.
+    fn start_agent(&self, invocation: Invocation) -> JoinHandle<Outcome> {
+        let agent = (self.agent.run)(invocation);
+        let agent = agent.with_context(self.journal.trace().clone()).in_current_span();
+        self.agents.spawn(agent)
+    }
+
+    /// How the agent ended by itself, or why it has to end.
     async fn outcome(
         &self,
-        invocation: Invocation,
+        agent: &mut JoinHandle<Outcome>,
+        context: &TaskContext,
         ordered: oneshot::Receiver<AgentError>,
     ) -> Outcome {
-        let context = invocation.context.clone();
-        let agent =
-            (self.agent)(invocation).with_context(self.journal.trace().clone()).in_current_span();
-        let mut agent = self.agents.spawn(agent);
-        let abort = agent.abort_handle();
         let work = async {
-            let outcome = (&mut agent).await.map_err(not_joined)??;
+            let outcome = agent.await.map_err(not_joined)??;
             context.join_children().await.map_err(not_joined)?;
             Ok(outcome)
         };
-        let outcome = tokio::select! {
+        let Limits { task_timeout, max_lifetime, .. } = self.limits;
+        let at = |start: Instant, limit: Option<Duration>| async move {
+            match limit {
+                Some(limit) => tokio::time::sleep_until(start + limit).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
             biased;
             outcome = work => outcome,
             () = self.abort.cancelled() => Err(terminated()),
             Ok(order) = ordered => Err(order),
-        };
-        abort.abort();
+            () = at(Instant::now(), task_timeout) => {
+                Err(timed_out(task_timeout.unwrap_or_default()))
+            }
+            () = at(self.process_started, max_lifetime.map(|it| it.saturating_sub(LAST_CALL))) => {
+                Err(lifetime_spent(max_lifetime.unwrap_or_default()))
+            }
+        }
+    }
+
+    /// Ends an agent that still runs: it is told, and after its grace dropped.
+    async fn end_agent(&self, mut agent: JoinHandle<Outcome>, context: &TaskContext) {
+        context.ending.cancel();
+        let grace = self.agent.grace;
+        if !agent.is_finished()
+            && (grace.is_zero() || tokio::time::timeout(grace, &mut agent).await.is_err())
+        {
+            agent.abort();
+        }
         drop(context.take_children());
         if !agent.is_finished() && tokio::time::timeout(ABORT_GRACE, agent).await.is_err() {
             tracing::warn!("the agent does not stop; its thread stays blocked");
         }
-        outcome
     }
 
     /// Writes the terminal event; as the last resort it is one JSON line of the log.

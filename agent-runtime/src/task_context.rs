@@ -3,6 +3,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use journal::{InvalidPhase, Step};
 use opentelemetry::context::FutureExt;
 use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::progress::Progress;
@@ -29,6 +30,8 @@ use crate::progress::Progress;
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct TaskContext {
+    /// Cancelled when the task has to end.
+    pub(crate) ending: CancellationToken,
     children: Arc<Mutex<JoinSet<()>>>,
     pub(crate) progress: Progress,
 }
@@ -40,6 +43,12 @@ impl TaskContext {
     pub fn spawn(&self, child: impl Future<Output = ()> + Send + 'static) {
         let child = child.with_current_context().in_current_span();
         self.children.lock().unwrap_or_else(PoisonError::into_inner).spawn(child);
+    }
+
+    /// Resolves when the task has to end: an operator stopped it, its time is over, or its container
+    /// is told to stop. See [`Agent::grace`](crate::Agent::grace).
+    pub async fn ending(&self) {
+        self.ending.cancelled().await;
     }
 
     /// A phase begins.

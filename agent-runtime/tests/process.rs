@@ -5,91 +5,17 @@
 mod support;
 
 use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
 use std::process::{Child, ChildStderr, Command};
 use std::time::{Duration, Instant};
 
 use agent_runtime::SESSION_HEADER;
-use journal::{Event, SessionId, Status};
+use journal::SessionId;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
+use support::container::{Container, PROGRAM};
 use support::{eventually, open_table, session_id};
-use testing::{CREDENTIAL, Program, REGION, TABLE_NAME, Table};
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_agent-runtime");
-
-/// The binary with a command as its agent, on a table of its own.
-struct Container {
-    program: Program,
-    table: Table,
-    client: reqwest::Client,
-}
-
-impl Container {
-    async fn start(agent_command: &str) -> Self {
-        Self::start_with(agent_command, &[]).await
-    }
-
-    async fn start_with(agent_command: &str, environment: &[(&str, &str)]) -> Self {
-        let table = Table::open(None, 0).await.unwrap();
-        let environment = [&[("AGENT_COMMAND", agent_command)], environment].concat();
-        let program = Program::start(Path::new(PROGRAM), &table, &environment).await;
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        Self { program, table, client }
-    }
-
-    /// What the command wrote to `$FOLDER/file`, once it has.
-    async fn file(&self) -> String {
-        let file = self.program.folder.path().join("file");
-        eventually("the command's file", async || {
-            std::fs::read_to_string(&file).ok().filter(|text| text.ends_with('\n'))
-        })
-        .await
-    }
-
-    async fn post(&self, id: &SessionId, input: &Value) -> (u16, Value) {
-        self.post_bytes(id, input.to_string()).await
-    }
-
-    async fn post_bytes(&self, id: &SessionId, body: String) -> (u16, Value) {
-        let request = self
-            .client
-            .post(format!("{}/invocations", self.program.url))
-            .header(SESSION_HEADER, id.as_str());
-        let answer = request.body(body).send().await.unwrap();
-        (answer.status().as_u16(), answer.json().await.unwrap())
-    }
-
-    async fn events(&self, id: &SessionId) -> Vec<Event> {
-        open_table(&self.table).events(id).await.unwrap()
-    }
-
-    /// The most memory that it has taken, in kB.
-    fn peak_memory(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.program.id()));
-        let status = status.unwrap();
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        peak.trim().trim_end_matches(" kB").parse().unwrap()
-    }
-
-    /// Runs the command to its terminal event.
-    async fn run(&self, input: &Value) -> Event {
-        let id = session_id();
-        assert_eq!(self.post(&id, input).await.0, 200);
-        self.end(&id).await
-    }
-
-    /// The session's terminal event, once it is there.
-    async fn end(&self, id: &SessionId) -> Event {
-        let ends = |event: &Event| {
-            let ends = [Status::AgentBackgroundTaskCompleted, Status::AgentBackgroundTaskFailed];
-            ends.contains(&event.status)
-        };
-        let end = async || self.events(id).await.into_iter().find(ends);
-        eventually("a terminal event", end).await
-    }
-}
+use testing::{CREDENTIAL, REGION, TABLE_NAME, Table};
 
 /// Whether a process runs: a dead one that nobody has waited for counts as gone.
 fn runs(id: &str) -> bool {
@@ -189,7 +115,11 @@ async fn a_command_that_fails_says_why_in_its_own_words() {
     for (command, error_type, message) in [
         ("sh -c 'echo a >&2; echo b >&2; exit 7'", "AgentError", "a\nb (exit status: 7)"),
         ("false", "AgentError", "the command failed without a word on stderr (exit status: 1)"),
-        ("sh -c 'echo bye >&2; kill -9 $$'", "AgentError", "bye (signal: 9 (SIGKILL))"),
+        (
+            "sh -c 'echo bye >&2; kill -9 $$'",
+            "AgentError",
+            "bye (signal: 9 (SIGKILL); the memory may have run out)",
+        ),
         (
             "/does/not/exist",
             "AgentError",

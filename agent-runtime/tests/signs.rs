@@ -130,3 +130,29 @@ async fn an_order_after_the_outcome_changes_nothing() {
     assert_eq!(host.terminal(&id).await.status, Status::AgentBackgroundTaskCompleted);
     host.stop().await;
 }
+
+#[tokio::test]
+async fn a_task_that_works_too_long_or_into_the_end_of_its_container_is_ended() {
+    let soon = Duration::from_millis(300);
+    let three_minutes = Duration::from_secs(180);
+    for (limits, error_type, said) in [
+        (
+            Limits { task_timeout: Some(soon), ..Limits::default() },
+            "TimedOut",
+            "TASK_TIMEOUT_SECONDS",
+        ),
+        (
+            Limits { max_lifetime: Some(three_minutes + soon), ..Limits::default() },
+            "LifetimeSpent",
+            "lifetime of 180 s",
+        ),
+    ] {
+        let host = Host::start_within(&Dynamo::new(|_| Fault::None), limits);
+        let id = session_id();
+        host.invoke(&id, "run-1", json!({"do": "hang"})).await;
+        let end = host.terminal(&id).await;
+        assert_eq!(end.error_type.as_deref(), Some(error_type));
+        assert!(end.error_message.as_ref().unwrap().contains(said), "{end:?}");
+        host.stop().await;
+    }
+}

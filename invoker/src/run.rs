@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use aws_sdk_bedrockagentcore::Client;
-use aws_sdk_bedrockagentcore::config::Builder;
 use aws_sdk_bedrockagentcore::config::retry::RetryConfig;
+use aws_sdk_bedrockagentcore::config::{Builder, StalledStreamProtectionConfig};
 use journal::{BoundedAnswers, Journal};
 use lambda_runtime::layers::TracingLayer;
 use lambda_runtime::tower::util::AndThenLayer;
@@ -29,7 +29,10 @@ fn serve(settings: Settings, telemetry: &Telemetry) -> Result<(), lambda_runtime
         let mut terminate = signal(SignalKind::terminate())?;
         let aws = aws_config::load_from_env().await;
         let journal = Journal::new((&aws).into(), settings.journal.clone());
-        let client = Builder::from(&aws).retry_config(RetryConfig::disabled());
+        let client = Builder::from(&aws)
+            .retry_config(RetryConfig::disabled())
+            // It would cut an answer whose body comes long after its head, and ask again.
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
         let client = client.interceptor(BoundedAnswers).build();
         let handler = Handler::new(journal, Client::from_conf(client), settings);
         // After the answer, so that the caller does not wait for it, and before the sandbox is

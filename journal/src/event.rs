@@ -23,6 +23,8 @@ pub enum Source {
     Invoker,
     /// The container.
     Agent,
+    /// A person, by the command `agent-journal`.
+    Operator,
 }
 
 impl Source {
@@ -33,6 +35,7 @@ impl Source {
             Self::Workflow => "workflow",
             Self::Invoker => "invoker",
             Self::Agent => "agent",
+            Self::Operator => "operator",
         }
     }
 }

@@ -120,6 +120,10 @@ impl SdkFault {
             _ if misconfigured.is_some() => misconfigured.unwrap_or_default().to_owned(),
             (Some(code), _) => format!("{code}: {}", message.unwrap_or("no message")),
             (None, Some(status)) => format!("{} (HTTP {status})", display_chain(error)),
+            _ if credentials => match hidden_status(error) {
+                Some(status) => format!("{} (HTTP {status})", display_chain(error)),
+                None => display_chain(error),
+            },
             (None, None) => display_chain(error),
         };
         Self { kind, text }
@@ -176,6 +180,14 @@ fn misconfiguration(error: &(dyn Error + 'static)) -> Option<&'static str> {
     ];
     let said = |text: &str| chain(error).any(|cause| cause.to_string().contains(text));
     texts.into_iter().find(|(text, _)| said(text)).map(|(_, meaning)| meaning)
+}
+
+/// The HTTP status with which a metadata service refused: it is in no error's text and in no public
+/// type, but in what the SDK prints for debugging.
+fn hidden_status(error: &dyn fmt::Debug) -> Option<u16> {
+    let debug = format!("{error:?}");
+    let (_, rest) = debug.split_once("status: StatusCode(")?;
+    rest.split(')').next()?.parse().ok()
 }
 
 /// The messages of an error and of all its causes, joined by `: `, each said once.

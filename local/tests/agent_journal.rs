@@ -58,7 +58,7 @@ async fn every_history_is_shown_whole_and_exits_as_it_ended() {
         let id = id_of(&events);
         let runs = runs(&events);
         let run_ = newest(&runs).unwrap();
-        let code = Some(i32::from(run_.exit_code()));
+        let code = Some(i32::from(run_.exit_code(std::time::SystemTime::now().into())));
         let (exit, shown, stderr) = run(&table, &["events", id.as_str()]).await;
         assert_eq!((exit, &*stderr), (code, ""), "{name}: {shown}");
         assert!(!shown.contains('\u{1b}'), "{name}: colours are for terminals");

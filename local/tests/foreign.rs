@@ -381,7 +381,7 @@ async fn the_same_sessions_leave_the_same_journals() {
     let name = id();
     let (error, cause) = few.run(&name, json!({})).await.unwrap_err();
     assert_eq!(error, "RuntimeClientError");
-    assert!(cause.contains("the container does not answer"), "{cause}");
+    assert!(cause.contains("Runtime initialization failed"), "{cause}");
     check_history("invocation-failed", &few.events(&name).await);
 }
 

@@ -199,7 +199,13 @@ async fn entrypoint_failed() {
     let container = Container::start(open(dynamo.config()), Panics);
     let stack = Stack::around(table, &container.address, 600).await;
     let outcome = check("entrypoint-failed", stack, &execution(json!({}))).await;
-    assert_eq!(failure(outcome).0, "RuntimeClientError");
+    // AgentCore says nothing of it: it is the container's own event that tells.
+    let (error, cause) = failure(outcome);
+    assert_eq!(error, "JournalError");
+    assert!(
+        cause.starts_with("the task was not started: AGENT_BACKGROUND_TASK_STARTED"),
+        "{cause}"
+    );
     container.stop().await;
 }
 
@@ -210,7 +216,7 @@ async fn invocation_failed() {
     let outcome = check("invocation-failed", stack, &execution(json!({}))).await;
     let (error, cause) = failure(outcome);
     assert_eq!(error, "RuntimeClientError");
-    let words = "InvokeAgentRuntime failed: RuntimeClientError: the container does not answer";
+    let words = "InvokeAgentRuntime failed: RuntimeClientError: Runtime initialization failed.";
     assert!(cause.starts_with(words), "{cause}");
 }
 

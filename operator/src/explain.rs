@@ -16,7 +16,13 @@ pub fn explain(runs: &[Run], now: Timestamp) -> String {
     if let Some(failure) = run.failure().and_then(failure) {
         lines.push(format!("Cause: {failure}"));
     }
-    lines.extend(run.defects.iter().map(|defect| format!("The history is broken: {defect}.")));
+    if run.has_expired(now) {
+        lines.push(
+            "Events of this run have expired. What is missing is no sign of a fault.".to_owned(),
+        );
+    } else {
+        lines.extend(run.defects.iter().map(|defect| format!("The history is broken: {defect}.")));
+    }
     lines.extend(remarks(run, runs.len()));
     if !matches!(run.ending, Ending::Completed(_)) {
         let hop = hop(run);
@@ -38,6 +44,9 @@ fn verdict(run: &Run, now: Timestamp) -> String {
         Ending::Completed(end) => {
             let worked = worked(&end.status);
             return format!("The session completed. The agent worked for {worked}.");
+        }
+        Ending::Running if run.has_expired(now) => {
+            return "It is not known any more how the session ended.".to_owned();
         }
         Ending::Running => return format!("The session has not ended. {}", silence(run, now)),
         Ending::Failed(last) => last,
@@ -118,7 +127,7 @@ fn silence(run: &Run, now: Timestamp) -> String {
         }
         Hop::Agent if run.signs.is_some() => {
             let alive = alive(run, now).unwrap_or_default();
-            return format!("Of its task: {alive}.");
+            return format!("Its task: {alive}.");
         }
         Hop::Agent => (
             Status::AgentBackgroundTaskStarted,

@@ -42,21 +42,26 @@ pub struct Entry<'a> {
 /// The runs of a session in the order in which they began. `events` are the session's, in the
 /// journal's order.
 ///
-/// An event without an `InvocationId`, which this system does not write, goes with the run before.
+/// [Foreign](is_foreign) items are left out.
 #[must_use]
 pub fn runs(events: &[Event]) -> Vec<Run<'_>> {
     let mut grouped: Vec<(&str, Vec<&Event>)> = Vec::new();
     let mut places = HashMap::new();
-    for event in events {
+    for event in events.iter().filter(|event| !is_foreign(event)) {
         let id = event.invocation_id.as_str();
-        let last = grouped.len().checked_sub(1).filter(|_| id.is_empty());
-        let place = last.unwrap_or_else(|| *places.entry(id).or_insert(grouped.len()));
+        let place = *places.entry(id).or_insert(grouped.len());
         match grouped.get_mut(place) {
             Some((_, run)) => run.push(event),
             None => grouped.push((id, vec![event])),
         }
     }
     grouped.into_iter().map(|(id, run)| Run::new(id, &run, ending(events, id))).collect()
+}
+
+/// Whether an item is no event of this journal: it has no `Status` or no `InvocationId`.
+#[must_use]
+pub fn is_foreign(event: &Event) -> bool {
+    event.status.as_str().is_empty() || event.invocation_id.is_empty()
 }
 
 /// The run that a person asks for by the session's id.
@@ -165,11 +170,20 @@ impl<'a> Run<'a> {
         causes.into_iter().flatten().next().filter(|_| repeated).or(Some(last))
     }
 
-    /// How it stands, as the exit code of a command: 0 completed, 1 failed, 3 running, 4 broken.
+    /// Whether some of its events may have expired by `now`. Events expire one by one, in any order,
+    /// and can be read until then.
     #[must_use]
-    pub fn exit_code(&self) -> u8 {
+    pub fn has_expired(&self, now: Timestamp) -> bool {
+        let passed = |seconds: i64| seconds.saturating_mul(1_000_000) <= now.as_micros();
+        self.entries.iter().any(|entry| entry.event.expires_at.is_some_and(passed))
+    }
+
+    /// How it stands, as the exit code of a command: 0 completed, 1 failed, 3 running or not known
+    /// any more, 4 broken.
+    #[must_use]
+    pub fn exit_code(&self, now: Timestamp) -> u8 {
         match self.ending {
-            _ if !self.defects.is_empty() => 4,
+            _ if !self.defects.is_empty() && !self.has_expired(now) => 4,
             Ending::Completed(_) => 0,
             Ending::Failed(_) => 1,
             Ending::Running => 3,

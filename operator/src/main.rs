@@ -1,8 +1,10 @@
-//! `agent-journal`: starts sessions, shows their journal, and says what happened to them.
+//! `agent-journal`: starts and stops sessions, shows their journal, and says what happened to them.
 
+mod execution;
 mod follow;
 mod show;
 mod start;
+mod stop;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -14,12 +16,14 @@ use journal::{Journal, SessionId, Settings, display_chain};
 
 use show::EventsArgs;
 use start::StartArgs;
+use stop::StopArgs;
 
-/// Start sessions, show their journal, and say what happened to them
+/// Start and stop sessions, show their journal, and say what happened to them
 ///
 /// Region, credentials and endpoints are those of the AWS SDKs (AWS_PROFILE, AWS_REGION, …). The
-/// exit code is 0 if the session completed, 1 if it failed, 2 on a usage or access error, 3 if it
-/// still runs, 4 if its history is broken. To list sessions on AWS: aws stepfunctions
+/// exit code is 0 if the session completed (of stop: if its task has ended), 1 if it failed, 2 on a
+/// usage or access error, 3 if it still runs or its end is not known any more, 4 if its history is
+/// broken. To list sessions on AWS: aws stepfunctions
 /// list-executions --state-machine-arn ARN --status-filter FAILED
 #[derive(Parser)]
 #[command(name = "agent-journal", version)]
@@ -37,6 +41,8 @@ enum Command {
     Start(StartArgs),
     /// Show the journal of a session
     Events(EventsArgs),
+    /// End the running task of a session, with a reason that its journal keeps
+    Stop(StopArgs),
     /// Say in plain words what happened to a session, and where it stopped
     Explain {
         /// The session's id
@@ -70,10 +76,11 @@ async fn run(cli: Cli) -> Result<ExitCode> {
     let journal = || journal(&config, cli.table.as_deref());
     match cli.command {
         Command::Start(args) => start::start(&config, journal, args).await,
-        Command::Events(args) => show::show(&journal()?, &args).await,
+        Command::Events(args) => show::show(&config, &journal()?, &args).await,
         Command::Explain { id, traces_url } => {
-            show::explain_session(&journal()?, &id, traces_url).await
+            show::explain_session(&config, &journal()?, &id, traces_url).await
         }
+        Command::Stop(args) => stop::stop(&config, &journal()?, &args).await,
     }
 }
 

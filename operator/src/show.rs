@@ -3,11 +3,13 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use anyhow::{Result, ensure};
+use aws_config::SdkConfig;
 use clap::Args;
 use journal::{Event, Journal, SessionId};
-use operator::history::{Run, newest, runs};
+use operator::history::{Run, is_foreign, newest, runs};
 use operator::{Printer, View, explain, timeline};
 
+use crate::execution::unwatched;
 use crate::follow::follow;
 
 #[derive(Args)]
@@ -22,41 +24,56 @@ pub struct EventsArgs {
 }
 
 /// Shows a session's events, and with `--follow` those that still come.
-pub async fn show(journal: &Journal, args: &EventsArgs) -> Result<ExitCode> {
+pub async fn show(config: &SdkConfig, journal: &Journal, args: &EventsArgs) -> Result<ExitCode> {
     let mut printer = Printer::new(args.view);
     if args.follow {
         return follow(journal, &args.id, printer, None, async || Ok(None)).await;
     }
-    let events = journal.events(&args.id).await?;
-    let runs = with_signs(journal, &args.id, runs(not_empty(&events, &args.id)?)).await?;
+    let events = read(journal, &args.id).await?;
+    let runs = with_signs(journal, &args.id, runs(&events)).await?;
     let run = newest(&runs).map_or("", |run| run.invocation_id);
     printer.print(&runs, run)?;
-    end(&printer, &runs, run)
+    let code = end(&printer, &runs, run)?;
+    if !args.view.json {
+        print_unwatched(config, &runs, &args.id).await?;
+    }
+    Ok(code)
 }
 
 /// Prints how the run called `name` stands, and gives the exit code that says so.
 pub fn end(printer: &Printer, runs: &[Run], name: &str) -> Result<ExitCode> {
     printer.print_summary(runs, name)?;
     let run = runs.iter().find(|run| run.invocation_id == name);
-    Ok(run.map_or(2, Run::exit_code).into())
+    Ok(run.map_or(2, |run| run.exit_code(SystemTime::now().into())).into())
 }
 
 /// Says what happened to a session, and where its trace is shown.
 pub async fn explain_session(
+    config: &SdkConfig,
     journal: &Journal,
     id: &SessionId,
     traces: Option<String>,
 ) -> Result<ExitCode> {
-    let events = journal.events(id).await?;
-    let runs = with_signs(journal, id, runs(not_empty(&events, id)?)).await?;
-    let newest = newest(&runs);
+    let events = read(journal, id).await?;
+    let runs = with_signs(journal, id, runs(&events)).await?;
+    let (newest, now) = (newest(&runs), SystemTime::now().into());
     let mut out = anstream::stdout();
-    writeln!(out, "{}", explain(&runs, SystemTime::now().into()))?;
+    writeln!(out, "{}", explain(&runs, now))?;
+    print_unwatched(config, &runs, id).await?;
     if let (Some(url), Some(trace)) = (traces, newest.and_then(Run::trace_id)) {
         let url = url.trim_end_matches('/');
         writeln!(out, "The trace is at {url}/{}", timeline::escape(trace))?;
     }
-    Ok(newest.map_or(0, Run::exit_code).into())
+    Ok(newest.map_or(0, |run| run.exit_code(now)).into())
+}
+
+/// Where the journal has no end of the newest run: says if its execution has one.
+async fn print_unwatched(config: &SdkConfig, runs: &[Run<'_>], id: &SessionId) -> Result<()> {
+    let Some(run) = newest(runs) else { return Ok(()) };
+    if let Some(text) = unwatched(config, run, id).await {
+        writeln!(anstream::stdout(), "{text}")?;
+    }
+    Ok(())
 }
 
 /// Reads the signs of life of each run that has an open task.
@@ -73,9 +90,18 @@ async fn with_signs<'a>(
     Ok(runs)
 }
 
-fn not_empty<'a>(events: &'a [Event], id: &SessionId) -> Result<&'a [Event]> {
+/// The session's events, of which there must be one. Foreign items are remarked.
+pub async fn read(journal: &Journal, id: &SessionId) -> Result<Vec<Event>> {
+    let events = journal.events(id).await?;
+    let foreign = events.iter().filter(|event| is_foreign(event)).count();
+    if foreign > 0 {
+        writeln!(
+            std::io::stderr(),
+            "warning: items of the session that are no events of this journal (no Status or no InvocationId), and are not shown: {foreign}"
+        )?;
+    }
     ensure!(
-        !events.is_empty(),
+        events.len() > foreign,
         "the journal has no event of session {id}: it never began, or it could not write its first event \
          (on AWS, see: aws stepfunctions list-executions --state-machine-arn ARN)"
     );

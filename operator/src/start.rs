@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use crate::execution;
 use crate::follow::{Elsewhere, follow};
 
 #[derive(Args)]
@@ -60,15 +61,9 @@ pub async fn start(
     let Some(journal) = watched else { return Ok(ExitCode::SUCCESS) };
     let arn = started.execution_arn;
     let ended = async || {
-        let execution = client.describe_execution().execution_arn(&arn).send().await;
-        let execution = execution.map_err(|error| SdkFault::new(&error))?;
-        let status = execution.status;
-        if status == ExecutionStatus::Running {
-            return Ok(None);
-        }
-        let said = [Some(status.to_string()), execution.error, execution.cause];
-        let how = said.into_iter().flatten().collect::<Vec<_>>().join(": ");
-        Ok(Some(Elsewhere { how, code: u8::from(status != ExecutionStatus::Succeeded) }))
+        let ended = execution::ended(&client, &arn).await?;
+        let code = |status| u8::from(status != ExecutionStatus::Succeeded);
+        Ok(ended.map(|ended| Elsewhere { how: ended.how, code: code(ended.status) }))
     };
     follow(&journal, &session_id, Printer::new(View::default()), Some(arn.clone()), ended).await
 }

@@ -55,6 +55,9 @@ pub fn summary(run: &Run, number: usize, count: usize, now: Timestamp) -> String
             lines.push(format!("{GREEN}completed{GREEN:#}  in {total}"));
             lines.extend(result(end).map(|result| format!("result     {result}")));
         }
+        Ending::Running if run.has_expired(now) => {
+            lines.push("expired    it is not known any more how the run ended".to_owned());
+        }
         Ending::Running => {
             let ages = [run.entries.first(), run.entries.last()]
                 .map(|entry| entry.map(|entry| ago(entry.event, now)).unwrap_or_default());
@@ -71,7 +74,8 @@ pub fn summary(run: &Run, number: usize, count: usize, now: Timestamp) -> String
             lines.extend(open_steps(run, end, "before the end"));
         }
     }
-    lines.extend(run.defects.iter().map(|defect| format!("{RED}broken{RED:#}     {defect}")));
+    let defects = run.defects.iter().filter(|_| !run.has_expired(now));
+    lines.extend(defects.map(|defect| format!("{RED}broken{RED:#}     {defect}")));
     lines.extend(run.trace_id().map(|trace| format!("trace      {}", escape(trace))));
     let which = if count > 1 { format!(" ({number} of {count})") } else { String::new() };
     lines.push(format!("run        {}{which}", escape(run.invocation_id)));
@@ -106,7 +110,8 @@ pub(crate) fn result(event: &Event) -> Option<String> {
 }
 
 /// On a failure: its type and message.
-pub(crate) fn failure(event: &Event) -> Option<String> {
+#[must_use]
+pub fn failure(event: &Event) -> Option<String> {
     let message = event.error_message.as_deref()?;
     let error_type = event.error_type.as_deref().unwrap_or("Error");
     Some(format!("{}: {}", escape(error_type), escape(message)))
@@ -114,10 +119,13 @@ pub(crate) fn failure(event: &Event) -> Option<String> {
 
 /// How long ago an event was.
 pub(crate) fn ago(event: &Event, now: Timestamp) -> String {
-    match event.timestamp.parse::<Timestamp>() {
-        Ok(time) => duration((now.as_micros() - time.as_micros()).max(0)),
-        Err(_) => "an unknown time".to_owned(),
-    }
+    event.timestamp.parse().map_or_else(|_| "an unknown time".to_owned(), |time| age(time, now))
+}
+
+/// How long a time is ago.
+#[must_use]
+pub fn age(time: Timestamp, now: Timestamp) -> String {
+    duration((now.as_micros() - time.as_micros()).max(0))
 }
 
 /// Microseconds as text, in a unit that fits.

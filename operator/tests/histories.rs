@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use journal::{Event, Sign, SignKind, Timestamp};
 use operator::explain;
-use operator::history::{newest, runs};
+use operator::history::{is_foreign, newest, runs};
 use operator::timeline;
 
 fn folder() -> PathBuf {
@@ -74,7 +74,7 @@ fn every_history_is_shown_and_explained() {
     for (name, code) in EXIT_CODES {
         let events = history(name);
         let runs = runs(&events);
-        assert_eq!(newest(&runs).unwrap().exit_code(), code, "{name}");
+        assert_eq!(newest(&runs).unwrap().exit_code(later(&events)), code, "{name}");
         insta::assert_snapshot!(name, rendered(&events));
     }
 }
@@ -124,7 +124,7 @@ fn broken(base: &str, change: impl FnOnce(&mut Vec<Event>)) -> (u8, String) {
         explain(&runs, later(&events)).matches("The history is broken").count(),
         run.defects.len()
     );
-    (run.exit_code(), run.defects.join("; "))
+    (run.exit_code(later(&events)), run.defects.join("; "))
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn what_comes_late_or_from_elsewhere_is_explained_too() {
     let alive = "sign of life 12.000 s ago; the agent has said nothing for 41 min 0 s";
     let said = explain(&signed, later(&events));
     assert!(
-        said.starts_with(&format!("The session has not ended. Of its task: {alive}.\n")),
+        said.starts_with(&format!("The session has not ended. Its task: {alive}.\n")),
         "{said}"
     );
     let summary = timeline::summary(&signed[0], 1, 1, later(&events));
@@ -222,7 +222,7 @@ fn what_comes_late_or_from_elsewhere_is_explained_too() {
         end.sort_key = format!("EVENT#{}", end.timestamp);
         events.push(end);
         let runs = runs(&events);
-        assert_eq!(newest(&runs).unwrap().exit_code(), 1);
+        assert_eq!(newest(&runs).unwrap().exit_code(later(&events)), 1);
         let said = explain(&runs, later(&events));
         assert!(said.contains("could not journal the agent's start, and did not"), "{said}");
         assert!(said.contains("It stopped at: the container's entrypoint"), "{said}");
@@ -240,15 +240,23 @@ fn what_something_foreign_wrote_is_shown_and_breaks_nothing() {
         let mut note = events[3].clone();
         note.status = "TASK_PLAN_FAILED".into();
         note.error_message = Some("\u{1b}[31mred\u{1b}[0m".to_owned());
-        note.invocation_id = String::new();
         events.push(note);
     });
     assert_eq!((code, &*said), (0, ""));
+    // Items of a predecessor in the same partition, as if they were not there.
+    let (without, mut events) = (history("two-runs"), history("two-runs"));
+    for (status, run) in [("", "x"), ("RUNNING", "")] {
+        let mut item = events[2].clone();
+        (item.status, item.invocation_id) = (status.into(), run.to_owned());
+        assert!(is_foreign(&item));
+        events.insert(0, item.clone());
+        events.insert(4, item);
+    }
+    assert_eq!(rendered(&events), rendered(&without));
     let mut events = history("completed");
     let mut odd = events[3].clone();
     (odd.timestamp, odd.sort_key) = ("soon\u{7}".to_owned(), "EVENT#soon\u{7}".to_owned());
     odd.error_message = Some("\u{1b}[31mred".to_owned());
-    odd.invocation_id = String::new();
     events.insert(4, odd);
     let text = rendered(&events);
     assert!(text.contains("soon\\u{7}") && text.contains("\\u{1b}[31mred"), "{text}");
@@ -265,4 +273,38 @@ fn the_trace_is_named_where_one_is_known() {
     assert!(text.contains(&format!("trace      {trace}")), "{text}");
     assert!(text.contains(&format!("Look at the trace: {trace}")), "{text}");
     assert!(!rendered(&history("direct-call")).contains("trace"));
+}
+
+#[test]
+fn of_a_session_that_has_expired_nothing_is_broken_and_nothing_runs() {
+    let expired = |name: &str, kept: fn(&Event) -> bool| {
+        let mut events = history(name);
+        events.retain(kept);
+        let last: Timestamp = events.last().unwrap().timestamp.parse().unwrap();
+        for event in &mut events {
+            event.expires_at = Some(last.as_micros() / 1_000_000 + 1);
+        }
+        let (runs, now) = (runs(&events), later(&events));
+        let run = newest(&runs).unwrap();
+        let summary = timeline::summary(run, 1, 1, now);
+        (
+            run.exit_code(now),
+            explain(&runs, now),
+            anstream::adapter::strip_str(&summary).to_string(),
+        )
+    };
+    // Its start is gone.
+    let (code, said, summary) =
+        expired("completed", |event| event.status != journal::Status::AgentBackgroundTaskStarted);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("have expired") && !said.contains("broken"), "{said}");
+    assert!(!summary.contains("broken"), "{summary}");
+    // Its end is gone.
+    let (code, said, summary) =
+        expired("completed", |event| event.status != journal::Status::AgentBackgroundTaskCompleted);
+    assert_eq!(code, 3);
+    assert!(said.starts_with("It is not known any more how the session ended.\n"), "{said}");
+    assert!(summary.starts_with("expired    it is not known any more"), "{summary}");
+    let (code, ..) = expired("agent-failed", |_| true);
+    assert_eq!(code, 1);
 }

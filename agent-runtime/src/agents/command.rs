@@ -1,6 +1,7 @@
 //! Any program, in any language, run once for each invocation.
 
 use std::collections::VecDeque;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -25,6 +26,9 @@ const PROGRESS_FD: i32 = 3;
 /// How long a command's own background processes may hold its output open after it has exited.
 const OUTPUT_GRACE: Duration = Duration::from_secs(1);
 
+/// How long a command that has to end may save its work, from SIGTERM to SIGKILL.
+const GRACE: Duration = Duration::from_secs(3);
+
 /// How long to keep reading from processes that left the group.
 const LEFTOVER_GRACE: Duration = Duration::from_millis(250);
 
@@ -40,8 +44,8 @@ const LEFTOVER_GRACE: Duration = Duration::from_millis(250);
 /// - Failure: an exit code other than 0, or a signal. The message is the end of stderr. A line
 ///   `error TYPE` on the descriptor gives the type.
 ///
-/// The command leads a process group, which is killed when the command has exited or the task is
-/// aborted.
+/// The command leads a process group. If the task has to end, the group gets SIGTERM, and SIGKILL
+/// three seconds later. What is left of it when the command has exited is killed.
 #[derive(Debug, Clone)]
 pub struct CommandAgent {
     program: String,
@@ -66,6 +70,10 @@ impl CommandAgent {
 impl Agent for CommandAgent {
     type Output = Box<RawValue>;
 
+    fn grace(&self) -> Duration {
+        GRACE
+    }
+
     async fn run(&self, invocation: Invocation) -> Result<Box<RawValue>, AgentError> {
         let (sender, progress) = tokio::net::unix::pipe::pipe()?;
         let sender = FdMapping { parent_fd: sender.into_blocking_fd()?, child_fd: PROGRESS_FD };
@@ -89,7 +97,8 @@ impl Agent for CommandAgent {
             command.spawn().map_err(|error| format!("cannot start {:?}: {error}", self.program))?;
         // Closes the writing end of the pipe, which would keep the reading end open.
         drop(command);
-        let group = ProcessGroup::of(&child);
+        let group = ProcessGroup::of(&child).ok_or("the command has no process id")?;
+        group.offer_to_the_kernel();
         let progress = read_progress(progress, invocation.context.clone()).in_current_span();
         let progress = AbortOnDropHandle::new(tokio::spawn(progress));
         let (stdin, stdout, stderr) =
@@ -98,15 +107,21 @@ impl Agent for CommandAgent {
             tokio::join!(feed(stdin, invocation.input), read_stdout(stdout), read_stderr(stderr),)
         };
         tokio::pin!(output);
-        let mut read = None;
+        let (mut read, mut told) = (None, false);
         let status = loop {
             tokio::select! {
                 done = &mut output, if read.is_none() => read = Some(done),
                 status = child.wait() => break status?,
+                () = invocation.context.ending(), if !told => {
+                    told = true;
+                    group.signal(Signal::SIGTERM);
+                }
             }
         };
         if read.is_none() {
-            read = tokio::time::timeout(OUTPUT_GRACE, &mut output).await.ok();
+            // Its children may still save their work; until this future is dropped.
+            let grace = if told { GRACE } else { OUTPUT_GRACE };
+            read = tokio::time::timeout(grace, &mut output).await.ok();
         }
         // Kills the processes that the command left, which closes their end of the pipes.
         drop(group);
@@ -135,12 +150,23 @@ impl ProcessGroup {
     fn of(child: &Child) -> Option<Self> {
         child.id().and_then(|id| i32::try_from(id).ok()).map(|id| Self(Pid::from_raw(id)))
     }
+
+    /// When memory runs out, the kernel shall take the agent and not the host: it goes by size and by
+    /// this score, which children inherit.
+    fn offer_to_the_kernel(&self) {
+        // The command may have ended.
+        let _ = std::fs::write(format!("/proc/{}/oom_score_adj", self.0), "1000");
+    }
+
+    fn signal(&self, signal: Signal) {
+        // An error means that no process of the group is left.
+        let _ = killpg(self.0, signal);
+    }
 }
 
 impl Drop for ProcessGroup {
     fn drop(&mut self) {
-        // An error means that no process of the group is left.
-        let _ = killpg(self.0, Signal::SIGKILL);
+        self.signal(Signal::SIGKILL);
     }
 }
 
@@ -164,9 +190,13 @@ fn failure(status: ExitStatus, stderr: &VecDeque<String>) -> AgentError {
     };
     let words = Vec::from_iter(stderr.iter().map(String::as_str)).join("\n");
     let words = truncate(tail(words.trim(), STDERR_TAIL_BYTES), STDERR_TAIL_BYTES);
+    let memory = match status.signal() {
+        Some(9) => "; the memory may have run out",
+        _ => "",
+    };
     let message = match words {
-        "" => format!("the command failed without a word on stderr ({status})"),
-        words => format!("{words} ({status})"),
+        "" => format!("the command failed without a word on stderr ({status}{memory})"),
+        words => format!("{words} ({status}{memory})"),
     };
     AgentError::new(error_type, message)
 }

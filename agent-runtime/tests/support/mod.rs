@@ -9,6 +9,8 @@
     reason = "test support"
 )]
 
+pub mod container;
+
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -303,6 +303,7 @@ pub fn put(table: &Table, event: &Event) {
         .into_iter()
         .map(|(name, value)| match value {
             Value::Bool(value) => (name, json!({"BOOL": value})),
+            Value::Number(value) => (name, json!({"N": value.to_string()})),
             value => (name, json!({"S": value})),
         })
         .collect();

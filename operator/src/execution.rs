@@ -1,0 +1,57 @@
+use std::time::{Duration, SystemTime};
+
+use aws_config::SdkConfig;
+use aws_sdk_sfn::Client;
+use aws_sdk_sfn::operation::describe_execution::DescribeExecutionOutput;
+use aws_sdk_sfn::types::ExecutionStatus;
+use journal::{Ending, SdkFault, SessionId, Timestamp};
+use operator::history::Run;
+use operator::timeline::{age, escape};
+
+/// How long the answer of Step Functions is waited for, where the journal says enough without it.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// An execution that has ended.
+pub struct Ended {
+    pub status: ExecutionStatus,
+    /// When it ended, if Step Functions says so.
+    stopped: Option<SystemTime>,
+    /// Its status, and on a failure its error and cause.
+    pub how: String,
+}
+
+/// How an execution ended; `None` if it still runs.
+pub async fn ended(client: &Client, arn: &str) -> Result<Option<Ended>, SdkFault> {
+    let answer = client.describe_execution().execution_arn(arn).send().await;
+    let DescribeExecutionOutput { status, stop_date, error, cause, .. } =
+        answer.map_err(|error| SdkFault::new(&error))?;
+    if status == ExecutionStatus::Running {
+        return Ok(None);
+    }
+    let said = [Some(status.to_string()), error, cause];
+    let how = said.into_iter().flatten().collect::<Vec<_>>().join(": ");
+    let stopped = stop_date.and_then(|date| SystemTime::try_from(date).ok());
+    Ok(Some(Ended { status, stopped, how }))
+}
+
+/// What Step Functions knows of a run of which the journal has no end: that nobody watches it any
+/// more. `None` if the execution runs, or Step Functions does not say.
+pub async fn unwatched(config: &SdkConfig, run: &Run<'_>, id: &SessionId) -> Option<String> {
+    let arn = run.invocation_id;
+    if run.ending != Ending::Running || !arn.starts_with("arn:") {
+        return None;
+    }
+    let client = Client::new(config);
+    let ended = tokio::time::timeout(PATIENCE, ended(&client, arn)).await.ok()?.ok()??;
+    let verb = match &ended.status {
+        ExecutionStatus::Aborted => "was aborted".to_owned(),
+        _ => format!("has ended ({})", escape(&ended.how)),
+    };
+    let now: Timestamp = SystemTime::now().into();
+    let ago = ended.stopped.map(|at| format!(" {} ago", age(at.into(), now))).unwrap_or_default();
+    let mut text = format!("The execution {verb}{ago}: nobody watches this session.");
+    if run.open_task().is_some() {
+        text += &format!(" Its agent may work on; stop it with: agent-journal stop {id}");
+    }
+    Some(text)
+}
