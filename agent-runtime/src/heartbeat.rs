@@ -1,5 +1,6 @@
 //! A task's signs of life, and the orders that come back by them.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use journal::{Mark, SignKind, Signs};
@@ -10,8 +11,12 @@ use crate::AgentError;
 use crate::outcome::{lost, stopped};
 use crate::progress::Progress;
 
-/// Longest pause in milliseconds before a slot that may still be free is tried again.
-const RETRY_MILLIS: u64 = 2_000;
+/// Pause in milliseconds before a slot that may still be free is tried again.
+const RETRY_MILLIS: RangeInclusive<u64> = 1_000..=2_000;
+
+/// The same while the workflow waits for an answer to its challenge. Each challenge takes a slot, so
+/// on a throttled table the answer must not wait long for luck.
+const ANSWER_MILLIS: RangeInclusive<u64> = 200..=400;
 
 /// Gives a sign of life every `interval`, and tells the first order that ends the task. It goes on
 /// for as long as it is polled: until the terminal event is durable, even after an order.
@@ -22,7 +27,7 @@ pub(crate) async fn beat(
     order: oneshot::Sender<AgentError>,
 ) {
     let Some(interval) = interval else { return std::future::pending().await };
-    let (mut order, mut failing) = (Some(order), false);
+    let (mut order, mut failing, mut challenged) = (Some(order), false, false);
     let mut next = Instant::now() + interval;
     loop {
         tokio::time::sleep_until(next).await;
@@ -31,7 +36,7 @@ pub(crate) async fn beat(
         next = Instant::now();
         let before = match taken {
             Ok(None) => {
-                (failing, next) = (false, next + interval);
+                (failing, challenged, next) = (false, false, next + interval);
                 continue;
             }
             Ok(Some(before)) => before,
@@ -39,13 +44,17 @@ pub(crate) async fn beat(
                 if !std::mem::replace(&mut failing, true) {
                     tracing::warn!("the task's sign of life will be tried again: {fault}");
                 }
-                next += Duration::from_millis(fastrand::u64(RETRY_MILLIS / 2..=RETRY_MILLIS));
+                let pause = if challenged { ANSWER_MILLIS } else { RETRY_MILLIS };
+                next += Duration::from_millis(fastrand::u64(pause));
                 continue;
             }
         };
         let error = match before.kind {
             // Answered by the next slot, at once.
-            SignKind::Beat | SignKind::Challenge => continue,
+            SignKind::Beat | SignKind::Challenge => {
+                challenged = true;
+                continue;
+            }
             SignKind::Stop => stopped(before.reason),
             SignKind::Lost => lost(),
         };

@@ -27,7 +27,7 @@ enum Token {
 }
 
 /// A metadata service: where it listens, and how many credentials it has given. They are good for
-/// twelve seconds, and the SDK asks again ten seconds before they expire.
+/// four seconds.
 fn metadata(token: Token) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
@@ -62,7 +62,7 @@ fn answer(mut stream: TcpStream, token: Token, given: &AtomicUsize) {
                 let body = json!({
                     "Code": "Success", "Type": "AWS-HMAC", "LastUpdated": utc(now),
                     "AccessKeyId": "key", "SecretAccessKey": "secret", "Token": "token",
-                    "Expiration": utc(now + TimeDelta::seconds(12)),
+                    "Expiration": utc(now + TimeDelta::seconds(4)),
                 });
                 ("200 OK", "", body.to_string())
             }
@@ -113,7 +113,7 @@ async fn a_metadata_service_that_refuses_is_named_with_its_status_in_time() {
 async fn credentials_that_expire_in_the_middle_of_a_task_are_asked_for_again() {
     let table = Table::open(None, 0).await.unwrap();
     let (endpoint, given) = metadata(Token::Given);
-    let (_program, id, answer) = invoke(&endpoint, &table, "sleep 4").await;
+    let (_program, id, answer) = invoke(&endpoint, &table, "sleep 5").await;
     assert_eq!(answer["status"], "started", "{answer}");
     let before = given.load(Ordering::SeqCst);
     eventually("the end", async || {

@@ -100,7 +100,7 @@ impl Stack {
         Self::start_with(|options| Options { agent: Agent::Program(program), ..options }, "").await
     }
 
-    async fn start_with(change: impl FnOnce(Options) -> Options, agent_command: &str) -> Self {
+    pub async fn start_with(change: impl FnOnce(Options) -> Options, agent_command: &str) -> Self {
         let logs = tempfile::tempdir().unwrap();
         let options = change(options(&logs, agent_command, 600));
         Self { system: System::start(&options).await.unwrap(), logs }
@@ -125,6 +125,11 @@ impl Stack {
     /// The same, [impatient](Self::impatient).
     pub async fn around_impatient(table: Table, agent_address: &str) -> Self {
         let front_door = front_door::start(agent_address).unwrap();
+        Self::behind_impatient(table, front_door).await
+    }
+
+    /// A system whose AgentCore is elsewhere, [impatient](Self::impatient).
+    pub async fn behind_impatient(table: Table, front_door: SocketAddr) -> Self {
         Self::behind_with(table, front_door, IMPATIENT, None).await
     }
 

@@ -1,0 +1,162 @@
+//! `agent-journal stop`, against the whole system.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+mod support;
+
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use journal::Event;
+use local::asl::ExecutionEnd;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+use support::{Stack, execution, failure, sibling};
+use testing::{CREDENTIAL, REGION, TABLE_NAME};
+
+const TASK_STARTED: &str = "AGENT_BACKGROUND_TASK_STARTED";
+const TASK_FAILED: &str = "AGENT_BACKGROUND_TASK_FAILED";
+
+/// Runs the command; its exit code and what it said.
+async fn stop(stack: &Stack, arguments: &[&str], agentcore: &str) -> (i32, String) {
+    let mut command = Command::new(sibling("agent-journal"));
+    command.arg("stop").args(arguments).env_clear().envs([
+        ("AWS_ENDPOINT_URL_DYNAMODB", &*stack.system.table.endpoint()),
+        ("AWS_ENDPOINT_URL_BEDROCK_AGENTCORE", agentcore),
+        (
+            "AGENT_RUNTIME_ARN",
+            "arn:aws:bedrock-agentcore:us-east-1:000000000000:runtime/x-0123456789",
+        ),
+        ("AWS_REGION", REGION),
+        ("AWS_ACCESS_KEY_ID", CREDENTIAL),
+        ("AWS_SECRET_ACCESS_KEY", CREDENTIAL),
+        ("JOURNAL_TABLE_NAME", TABLE_NAME),
+    ]);
+    let run = move || command.output().unwrap();
+    let output = tokio::task::spawn_blocking(run).await.unwrap();
+    let said =
+        String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+    (output.status.code().unwrap(), said)
+}
+
+/// An AgentCore that is asked to stop a session; gives the session's id and the path.
+fn agentcore() -> (String, Arc<Mutex<Vec<String>>>) {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&asked);
+    let server = HttpServer::new(move || {
+        let seen = Arc::clone(&seen);
+        App::new().default_service(web::to(move |http: HttpRequest| {
+            let session = http.headers().get(agent_runtime::SESSION_HEADER).unwrap();
+            let session = session.to_str().unwrap().to_owned();
+            seen.lock().unwrap().push(format!("{} {session}", http.path()));
+            async { HttpResponse::Ok().json(json!({})) }
+        }))
+    });
+    let server = server.workers(1).disable_signals().bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", server.addrs()[0]);
+    tokio::spawn(server.run());
+    (url, asked)
+}
+
+fn task_end(events: &[Event]) -> (Option<&str>, Option<&str>) {
+    let end = events.iter().find(|event| event.status.as_str() == TASK_FAILED).unwrap();
+    (end.error_type.as_deref(), end.error_message.as_deref())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_working_agent_is_stopped_with_the_reason_in_the_journal() {
+    let stack = Stack::impatient("sh -c 'trap \"\" TERM; sleep 60; sleep 60'").await;
+    // A workflow's run, whose agent ignores SIGTERM.
+    let run = execution(json!({}));
+    let operator = async {
+        stack.wait_for(&run.name, &[TASK_STARTED, "AGENT_INVOCATION_SUCCEEDED"]).await;
+        let begun = Instant::now();
+        let (code, said) = stop(&stack, &[&run.name, "--reason", "wrong input"], "").await;
+        assert_eq!(code, 0, "{said}");
+        assert!(
+            said.contains("The task has ended: AGENT_BACKGROUND_TASK_FAILED Stopped: wrong input"),
+            "{said}"
+        );
+        assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    };
+    let (end, ()) = tokio::join!(stack.system.run(&run), operator);
+    assert_eq!(failure(end), ("Stopped".to_owned(), "wrong input".to_owned()));
+    let (code, said) = stop(&stack, &[&run.name], "").await;
+    assert_eq!(code, 0);
+    assert!(
+        said.starts_with("The task has ended already: AGENT_BACKGROUND_TASK_FAILED Stopped"),
+        "{said}"
+    );
+
+    // A direct call's.
+    let id = format!("session-{}", uuid::Uuid::new_v4());
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = format!("http://{}/invocations", stack.system.agent_address);
+    let body = json!({"session_id": id}).to_string();
+    assert_eq!(client.post(url).body(body).send().await.unwrap().status(), 200);
+    let (code, said) = stop(&stack, &[&id], "").await;
+    assert_eq!(code, 0, "{said}");
+    let events = stack.events(&id).await;
+    assert_eq!(task_end(&events), (Some("Stopped"), Some("an operator stopped the task")));
+
+    let (code, said) = stop(&stack, &[&uuid::Uuid::new_v4().to_string()], "").await;
+    assert_eq!(code, 2);
+    assert!(said.contains("the journal has no event of session"), "{said}");
+    stack.system.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_not_started_or_ended_by_itself_is_said() {
+    let stack = Stack::start("sh -c 'sleep 2; echo 7'", 600).await;
+    let absent = support::history_file("running");
+    let first = std::fs::read_to_string(absent).unwrap().lines().next().unwrap().to_owned();
+    let event: Event = serde_json::from_str(&first).unwrap();
+    support::put(&stack.system.table, &event);
+    let (code, said) = stop(&stack, &[event.session_id().unwrap().as_str()], "").await;
+    assert_eq!(
+        (code, &*said),
+        (3, "No task of the session has started yet, so there is nothing to stop.\n")
+    );
+    // Without signs of life for so long, the task's own end comes first.
+    let run = execution(json!({}));
+    let operator = async {
+        stack.wait_for(&run.name, &[TASK_STARTED]).await;
+        stop(&stack, &[&run.name], "").await
+    };
+    let (end, (code, said)) = tokio::join!(stack.system.run(&run), operator);
+    assert_eq!(end, ExecutionEnd::Succeeded(json!(7)));
+    assert_eq!(code, 0);
+    assert!(said.ends_with("The task has ended: AGENT_BACKGROUND_TASK_COMPLETED\n"), "{said}");
+    stack.system.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_does_not_answer_is_stopped_by_agentcore() {
+    let (url, asked) = agentcore();
+    let stack = Stack::impatient("sleep 300").await;
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let id = format!("session-{}", uuid::Uuid::new_v4());
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let invocations = format!("http://{}/invocations", stack.system.agent_address);
+        let body = json!({"session_id": id}).to_string();
+        assert_eq!(client.post(invocations).body(body).send().await.unwrap().status(), 200);
+        ids.push(id);
+    }
+    let (code, said) = stop(&stack, &[&ids[0], "--now"], &url).await;
+    assert_eq!(code, 0, "{said}");
+    assert!(asked.lock().unwrap()[0].ends_with(&format!("/stopruntimesession {}", ids[0])));
+    // A dead one, after a minute.
+    kill(Pid::from_raw(stack.system.agent_process_id().unwrap()), Signal::SIGKILL).unwrap();
+    let (code, said) = stop(&stack, &[&ids[1]], &url).await;
+    assert_eq!(code, 0, "{said}");
+    assert!(
+        said.contains("The container has given no sign of life for 60 s.\nAgentCore has stopped"),
+        "{said}"
+    );
+    assert!(asked.lock().unwrap()[1].ends_with(&ids[1]));
+    stack.system.stop().await;
+}
