@@ -180,6 +180,7 @@ async fn container(engine: &Ministack, table: &str) -> (Process, String) {
         ("PORT", "0"),
         ("AGENT_COMMAND", AGENT_COMMAND),
         ("HEARTBEAT_SECONDS", "1"),
+        ("MAX_BODY_BYTES", "2000"),
         ("JOURNAL_TABLE_NAME", table),
         ("AWS_ENDPOINT_URL_DYNAMODB", &engine.endpoint),
         ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "false"),
@@ -375,6 +376,15 @@ async fn the_same_sessions_leave_the_same_journals() {
     assert!(cause.contains("within 3 polls"), "{cause}");
 
     signs_of_life(&stack).await;
+    aborted_and_stopped(&few).await;
+
+    // Refused unread: the container's own reason, in the same run.
+    let name = id();
+    let (error, cause) = few.run(&name, json!({"prompt": "x".repeat(3_000)})).await.unwrap_err();
+    assert_eq!(error, "PayloadTooLarge");
+    assert_eq!(cause, "the body is larger than 2000 bytes (MAX_BODY_BYTES)");
+    let events = few.events(&name).await;
+    assert!(events.iter().all(|event| event.invocation_id == events[0].invocation_id));
 
     // Nobody behind the front door: the Lambda fails with AgentCore's error.
     few.agent.stop().await;
@@ -383,6 +393,29 @@ async fn the_same_sessions_leave_the_same_journals() {
     assert_eq!(error, "RuntimeClientError");
     assert!(cause.contains("Runtime initialization failed"), "{cause}");
     check_history("invocation-failed", &few.events(&name).await);
+}
+
+/// An execution that somebody stops leaves the agent at work.
+async fn aborted_and_stopped(stack: &Deployed<'_>) {
+    let name = id();
+    let start = stack.workflow.start_execution().state_machine_arn(&stack.state_machine);
+    let input = json!({"prompt": "forever"}).to_string();
+    let started = start.name(&name).input(input).send().await.unwrap();
+    while stack.events(&name).await.len() < 4 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let stop = stack.workflow.stop_execution().execution_arn(&started.execution_arn);
+    stop.send().await.unwrap();
+    for command in ["explain", "events"] {
+        let (output, shown) = stack.session(&[command, &name]);
+        assert_eq!(output.status.code(), Some(3), "{shown}");
+        assert!(shown.contains("The execution was aborted "), "{shown}");
+        let how = format!("stop it with: agent-journal stop {name}");
+        assert!(shown.contains("nobody watches this session") && shown.contains(&how), "{shown}");
+    }
+    let (output, shown) = stack.session(&["stop", &name]);
+    assert_eq!(output.status.code(), Some(0), "{shown}{output:?}");
+    assert!(shown.contains("AGENT_BACKGROUND_TASK_FAILED Stopped"), "{shown}");
 }
 
 /// Alive and slow; replaced; killed.

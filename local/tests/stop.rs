@@ -160,3 +160,35 @@ async fn a_container_that_does_not_answer_is_stopped_by_agentcore() {
     assert!(asked.lock().unwrap()[1].ends_with(&ids[1]));
     stack.system.stop().await;
 }
+
+/// npm ends at SIGTERM at once; its child saves its work for a second.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs npm: cargo test -p local --test stop -- --ignored"]
+async fn an_agent_that_npm_starts_saves_its_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    write("package.json", r#"{"name": "agent", "scripts": {"start": "node agent.js"}}"#);
+    write(
+        "agent.js",
+        "const fs = require('fs');
+        process.on('SIGTERM', () => setTimeout(() => {
+            fs.writeFileSync(__dirname + '/saved', 'all of it');
+            process.exit(0);
+        }, 1000));
+        setInterval(() => {}, 1000);
+        fs.writeFileSync(__dirname + '/ready', '');",
+    );
+    let stack = Stack::impatient(&format!("npm start --prefix {}", folder.path().display())).await;
+    let run = execution(json!({}));
+    let operator = async {
+        while !folder.path().join("ready").exists() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        stop(&stack, &[&run.name], "").await
+    };
+    let (end, (code, said)) = tokio::join!(stack.system.run(&run), operator);
+    assert_eq!((failure(end).0.as_str(), code), ("Stopped", 0), "{said}");
+    let saved = std::fs::read_to_string(folder.path().join("saved")).unwrap();
+    assert_eq!(saved, "all of it");
+    stack.system.stop().await;
+}
