@@ -405,10 +405,10 @@ fn throttled_writes_are_no_death() {
 
 #[test]
 fn throttled_reads_and_writes_are_no_death() {
-    each_seed("writes throttled 980 ‰, reads 500 ‰", &["completed"], async |world| {
+    each_seed("writes throttled 980 ‰, reads 300 ‰", &["completed"], async |world| {
         let weather = |now| Weather {
             writes: Some((980, now..now + secs(900))),
-            reads: Some((500, now..now + secs(900))),
+            reads: Some((300, now..now + secs(900))),
             ..Weather::default()
         };
         let works = world.random(60..1_500);
