@@ -3,9 +3,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-/// What `/ping` answers. AgentCore stops a container that is idle for 15 minutes, so the answer
-/// decides whether a running task lives; `time_of_last_update` therefore changes on a transition
-/// and at no other time.
+/// What `/ping` answers. AgentCore stops a container that is idle for some time, so the answer
+/// decides whether a running task lives; `time_of_last_update` therefore changes on a transition.
+/// It also changes after a gap in the pings: AgentCore takes a snapshot of the container at its first
+/// ping, and may restore it days later. It would look idle since then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) struct Ping {
     status: &'static str,
@@ -19,7 +20,12 @@ pub(crate) struct Health(Arc<Mutex<State>>);
 struct State {
     busy: usize,
     changed_at: u64,
+    /// By the clock, which jumps when a snapshot is restored.
+    pinged_at: u64,
 }
+
+/// AgentCore pings every two seconds. A longer gap than this one means that a snapshot was restored.
+const MAX_GAP_SECONDS: u64 = 60;
 
 /// Keeps the container busy until dropped: one per task, from before its first event until its
 /// last event is durable.
@@ -27,7 +33,11 @@ pub(crate) struct Busy(Health);
 
 impl Health {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(Mutex::new(State { busy: 0, changed_at: unix_seconds() })))
+        Self(Arc::new(Mutex::new(State {
+            busy: 0,
+            changed_at: unix_seconds(),
+            pinged_at: unix_seconds(),
+        })))
     }
 
     pub(crate) fn busy(&self) -> Busy {
@@ -36,7 +46,12 @@ impl Health {
     }
 
     pub(crate) fn ping(&self) -> Ping {
-        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = unix_seconds();
+        if state.busy == 0 && now.saturating_sub(state.pinged_at) > MAX_GAP_SECONDS {
+            state.changed_at = now;
+        }
+        state.pinged_at = now;
         let status = if state.busy > 0 { "HealthyBusy" } else { "Healthy" };
         Ping { status, time_of_last_update: state.changed_at }
     }

@@ -52,7 +52,7 @@
 //! - `task` (a plain task) guards the agent and writes its one terminal event, as `outcome` decides.
 //!   `progress` is the agent's own way into the journal, `heartbeat` gives signs of life.
 //! - `agents` are the kinds of agent. `health` answers `/ping`, `socket` what actix does not. `server`
-//!   and `run` are the process around all this.
+//!   and `run` are the process around all this. `web_page` guards a port of one's own machine.
 
 mod agent;
 mod agents;
@@ -74,6 +74,7 @@ mod socket;
 mod supervisor;
 mod task;
 mod task_context;
+mod web_page;
 mod worker;
 
 pub use agent::{Agent, AgentError, Invocation};
@@ -88,3 +89,5 @@ pub use settings::{Limits, Settings};
 #[doc(hidden)]
 pub use task::run_task;
 pub use task_context::TaskContext;
+#[doc(hidden)]
+pub use web_page::refuse_web_pages;

@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use actix::Actor;
+use actix_web::middleware::{Condition, from_fn};
 use actix_web::web::{self, Data};
 use actix_web::{App, HttpResponse, HttpServer};
 use futures_util::FutureExt;
@@ -19,6 +20,7 @@ use crate::entrypoint::{Entrypoint, invocations};
 use crate::health::Health;
 use crate::socket::Socket;
 use crate::supervisor::Supervisor;
+use crate::web_page::refuse_web_pages;
 use crate::{Agent, Limits};
 
 /// How long a shutdown waits for the terminal events. With what follows (the last
@@ -72,8 +74,11 @@ pub async fn serve(
         tasks: tasks.clone(),
     });
     let health = Data::new(health);
+    // Behind AgentCore, the Host is AgentCore's.
+    let is_loopback = listener.local_addr()?.ip().is_loopback();
     let server = HttpServer::new(move || {
         App::new()
+            .wrap(Condition::new(is_loopback, from_fn(refuse_web_pages)))
             .app_data(entrypoint.clone())
             .app_data(health.clone())
             .route("/invocations", web::post().to(invocations))

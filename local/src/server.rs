@@ -4,8 +4,10 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 use actix_web::dev::ServerHandle;
+use actix_web::middleware::from_fn;
 use actix_web::web::ServiceConfig;
 use actix_web::{App, HttpServer};
+use agent_runtime::refuse_web_pages;
 
 /// A service, until it is stopped or this process ends.
 pub struct Server {
@@ -22,7 +24,9 @@ impl Server {
     ) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
         let address = listener.local_addr()?;
-        let server = HttpServer::new(move || App::new().configure(routes.clone()));
+        let server = HttpServer::new(move || {
+            App::new().wrap(from_fn(refuse_web_pages)).configure(routes.clone())
+        });
         let server = server.workers(1).disable_signals().listen(listener)?.run();
         let handle = server.handle();
         tokio::spawn(server);
