@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
+use local::agentcore::Lifecycle;
 use local::system::{Agent, Options};
 use testing::TABLE_NAME;
 use tokio::signal::unix::{SignalKind, signal};
@@ -59,6 +60,15 @@ pub struct UpArgs {
     /// Port of the agent's entrypoint
     #[arg(long, default_value_t = 8080)]
     pub port: u16,
+    /// Port of AgentCore
+    #[arg(long, default_value_t = 8084)]
+    pub agentcore_port: u16,
+    /// Seconds without a task after which AgentCore ends a container
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    pub agent_idle_timeout: u64,
+    /// Seconds after which AgentCore ends a container, whatever it does
+    #[arg(long, value_name = "SECONDS", default_value_t = 28_800)]
+    pub agent_max_lifetime: u64,
     /// Port of DynamoDB
     #[arg(long, default_value_t = 8000)]
     pub dynamodb_port: u16,
@@ -126,7 +136,9 @@ pub fn options(agent: AgentArgs) -> Result<Options> {
         executable: std::env::current_exe()?,
         database: Some(PathBuf::from(".local/journal.db")),
         logs: PathBuf::from(".local"),
-        agent_port: 0,
+        agent_port: None,
+        agentcore_port: 0,
+        lifecycle: Lifecycle::default(),
         dynamodb_port: 0,
         agent: match agent.agent_program {
             Some(program) => Agent::Program(program),

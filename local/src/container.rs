@@ -1,4 +1,4 @@
-//! The agent's container: the agent-runtime in a process, at an address that stays.
+//! A container for `curl`: the agent-runtime in a process, at an address that stays.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,7 +37,7 @@ impl Container {
 }
 
 /// Starts an agent-runtime and waits until it listens.
-async fn listen(spec: &Spec, port: &str) -> Result<(String, Process)> {
+pub(crate) async fn listen(spec: &Spec, port: &str) -> Result<(String, Process)> {
     let mut spec = spec.clone();
     spec.environment.push(("PORT".to_owned(), port.to_owned()));
     let (process, listens) = Process::start(&spec)?;

@@ -1,17 +1,19 @@
-//! AgentCore's front door: InvokeAgentRuntime over HTTP, handed to the agent-runtime's container
-//! port as AgentCore hands it.
+//! AgentCore's front door: InvokeAgentRuntime over HTTP, handed to a container as AgentCore hands it,
+//! and StopRuntimeSession.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use actix_web::http::StatusCode;
 use actix_web::web::{self, Bytes, Data};
 use actix_web::{HttpRequest, HttpResponse};
 use agent_runtime::{REQUEST_HEADER, SESSION_HEADER};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use journal::SessionId;
 use serde_json::json;
 use uuid::Uuid;
 
+use crate::agentcore::Containers;
 use crate::server::Server;
 
 /// AgentCore's limit of a payload in bytes.
@@ -26,40 +28,98 @@ const NOT_STARTED: &str =
 /// Headers that AgentCore hands on.
 const FORWARDED: [&str; 4] = ["content-type", "baggage", "traceparent", "tracestate"];
 
+/// What is behind the door.
 #[derive(Clone)]
-struct Target {
-    client: reqwest::Client,
-    invocations: String,
+pub enum Behind {
+    /// A container for each session.
+    Containers(Arc<Containers>),
+    /// One container for all, at this address.
+    One(String),
 }
 
-/// Serves the front door on a free port until this process ends.
+impl Behind {
+    async fn address(&self, session_id: &SessionId) -> Result<String> {
+        match self {
+            Self::Containers(containers) => containers.address(session_id).await,
+            Self::One(address) => Ok(address.clone()),
+        }
+    }
+}
+
+#[derive(Clone)]
+struct State {
+    client: reqwest::Client,
+    behind: Behind,
+}
+
+/// Serves the front door of one container on a free port until this process ends.
 ///
 /// # Errors
 /// If no port can be had.
 pub fn start(agent: &str) -> Result<SocketAddr> {
-    let target = Data::new(Target {
-        client: reqwest::Client::builder().no_proxy().build()?,
-        invocations: format!("http://{agent}/invocations"),
-    });
-    let server = Server::start(0, move |routes| {
-        routes
-            .app_data(target.clone())
-            .app_data(web::PayloadConfig::new(MAX_PAYLOAD_BYTES))
-            .route("/runtimes/{arn}/invocations", web::post().to(invoke));
-    })?;
-    Ok(server.address)
+    Ok(start_on(0, Behind::One(agent.to_owned()))?.address)
 }
 
-async fn invoke(http: HttpRequest, body: Bytes, target: Data<Target>) -> HttpResponse {
+/// Serves the front door on `port` of 127.0.0.1 (0: any) until it is stopped.
+///
+/// # Errors
+/// If the port is taken.
+pub fn start_on(port: u16, behind: Behind) -> Result<Server> {
+    let state = State { client: reqwest::Client::builder().no_proxy().build()?, behind };
+    let state = Data::new(state);
+    Server::start(port, move |routes| {
+        routes
+            .app_data(state.clone())
+            .app_data(web::PayloadConfig::new(MAX_PAYLOAD_BYTES))
+            .route("/runtimes/{arn}/invocations", web::post().to(invoke))
+            .route("/runtimes/{arn}/stopruntimesession", web::post().to(stop));
+    })
+    .with_context(|| format!("cannot serve AgentCore on 127.0.0.1:{port}"))
+}
+
+/// The session of a request, or the refusal of an invalid one.
+fn session(http: &HttpRequest) -> Result<SessionId, HttpResponse> {
+    let header = http.headers().get(SESSION_HEADER).and_then(|value| value.to_str().ok());
+    header.unwrap_or_default().parse::<SessionId>().map_err(|error| {
+        error_answer(StatusCode::BAD_REQUEST, "ValidationException", &error.to_string())
+    })
+}
+
+/// StopRuntimeSession.
+async fn stop(http: HttpRequest, state: Data<State>) -> HttpResponse {
+    let session_id = match session(&http) {
+        Ok(session_id) => session_id,
+        Err(refusal) => return refusal,
+    };
+    let process = match &state.behind {
+        Behind::Containers(containers) => containers.process(&session_id),
+        Behind::One(_) => None,
+    };
+    let Some(process) = process.filter(|process| !process.has_ended()) else {
+        let message = "the session has no container";
+        return error_answer(StatusCode::NOT_FOUND, "ResourceNotFoundException", message);
+    };
+    process.stop().await;
+    HttpResponse::Ok().insert_header((SESSION_HEADER, session_id.as_str())).json(json!({}))
+}
+
+async fn invoke(http: HttpRequest, body: Bytes, state: Data<State>) -> HttpResponse {
+    let session_id = match session(&http) {
+        Ok(session_id) => session_id,
+        Err(refusal) => return refusal,
+    };
+    let address = match state.behind.address(&session_id).await {
+        Ok(address) => address,
+        Err(error) => {
+            telemetry::log_line(&format!("warning: no container for {session_id}: {error:#}"));
+            return error_answer(StatusCode::FORBIDDEN, CLIENT_ERROR, NOT_STARTED);
+        }
+    };
     let header = |name: &str| http.headers().get(name).and_then(|value| value.to_str().ok());
-    let session_id = header(SESSION_HEADER).unwrap_or_default();
-    if let Err(error) = session_id.parse::<SessionId>() {
-        return error_answer(StatusCode::BAD_REQUEST, "ValidationException", &error.to_string());
-    }
-    let mut request = target
+    let mut request = state
         .client
-        .post(&target.invocations)
-        .header(SESSION_HEADER, session_id)
+        .post(format!("http://{address}/invocations"))
+        .header(SESSION_HEADER, session_id.as_str())
         .header(REQUEST_HEADER, Uuid::new_v4().to_string());
     for name in FORWARDED {
         request = match header(name) {
@@ -75,7 +135,7 @@ async fn invoke(http: HttpRequest, body: Bytes, target: Data<Target>) -> HttpRes
     match answer.bytes().await {
         Ok(body) if status.is_success() => HttpResponse::Ok()
             .content_type("application/json")
-            .insert_header((SESSION_HEADER, session_id))
+            .insert_header((SESSION_HEADER, session_id.as_str()))
             .body(body),
         _ => client_error(status.as_u16()),
     }

@@ -2,12 +2,13 @@
 //!
 //! The real state machine, invoker, agent-runtime and journal, on engines that stand in for AWS:
 //! `testing` for DynamoDB, [`asl`] and [`step_functions`] for Step Functions, [`lambda`] for the
-//! Lambda Runtime API, [`front_door`] for AgentCore, [`collector`] (and [`trace`]) for whatever
+//! Lambda Runtime API, [`front_door`] and [`agentcore`] for AgentCore, [`collector`] (and [`trace`]) for whatever
 //! shows traces. [`system`] puts them together.
 //!
 //! It is for developing and for tests: it checks no IAM permission, knows no account, and forgets
 //! nothing by itself.
 
+pub mod agentcore;
 pub mod asl;
 pub mod collector;
 mod container;

@@ -8,7 +8,7 @@ use anyhow::Result;
 use journal::SessionId;
 use local::asl::{Execution, ExecutionEnd};
 use local::collector::Collector;
-use local::system::{self, Options, System};
+use local::system::{Options, System};
 use operator::history::runs;
 use operator::{Printer, View, timeline};
 use serde_json::json;
@@ -36,10 +36,6 @@ pub async fn one_session(args: SessionArgs) -> Result<ExitCode> {
     let execution = Execution::new(&name, json!({ "prompt": args.prompt.join(" ") }));
     let code = tokio::select! {
         code = show(&system, &session_id, &execution) => code,
-        how = system.agent_ended() => {
-            eprintln!("\nThe agent-runtime ended: {how}. Its log is .local/{}.log", system::AGENT);
-            Ok(ExitCode::FAILURE)
-        }
         () = stop.requested() => {
             eprintln!("\nStopped. The journal in .local/journal.db says how far the session came.");
             Ok(ExitCode::from(130))

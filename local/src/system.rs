@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Result;
-use journal::{Journal, Settings};
+use journal::{Journal, SessionId, Settings};
 use testing::{CREDENTIAL, Process, REGION, Spec, TABLE_NAME, Table};
 use workflow::Definition;
 
+use crate::agentcore::{Containers, Lifecycle};
 use crate::asl::{Execution, ExecutionEnd, Services, StateMachine};
 use crate::container::Container;
-use crate::front_door;
+use crate::front_door::{self, Behind};
 use crate::lambda::Lambda;
 
 /// The hidden subcommand under which this executable is the agent-runtime.
@@ -40,8 +41,13 @@ pub struct Options {
     pub database: Option<PathBuf>,
     /// Where the children's logs go.
     pub logs: PathBuf,
-    /// Port of the agent's entrypoint; 0 takes a free one.
-    pub agent_port: u16,
+    /// Port of a container for direct calls, as `docker run -p` would give it; 0 takes a free one,
+    /// `None` starts none.
+    pub agent_port: Option<u16>,
+    /// Port of AgentCore's front door; 0 takes a free one.
+    pub agentcore_port: u16,
+    /// When AgentCore ends a container.
+    pub lifecycle: Lifecycle,
     /// Port of DynamoDB; 0 takes a free one.
     pub dynamodb_port: u16,
     /// What runs in the container.
@@ -63,9 +69,12 @@ pub struct Options {
 pub struct System {
     /// The journal's table.
     pub table: Table,
-    /// Where `curl` reaches the entrypoint: `host:port`; empty if the agent-runtime is not ours.
+    /// Where `curl` reaches the container for direct calls: `host:port`; empty if there is none.
     pub agent_address: String,
+    /// AgentCore's front door.
+    pub agentcore: SocketAddr,
     agent: Option<Container>,
+    containers: Option<Arc<Containers>>,
     pub(crate) lambda: Lambda,
     machine: StateMachine,
 }
@@ -84,7 +93,6 @@ impl System {
             ("RUST_LOG", format!("{level},agent_runtime::run=info")),
             ("HOST", "127.0.0.1".to_owned()),
         ];
-        environment.extend(options.container.iter().cloned());
         let mut arguments = vec![AGENT.to_owned()];
         match &options.agent {
             Agent::Command(command) => environment.push(("AGENT_COMMAND", command.clone())),
@@ -92,11 +100,21 @@ impl System {
                 arguments = vec![AGENT_PROGRAM.to_owned(), program.display().to_string()];
             }
         }
+        let lifetime = options.lifecycle.max_lifetime.as_secs().to_string();
+        environment.push(("MAX_LIFETIME_SECONDS", lifetime));
+        environment.extend(options.container.iter().cloned());
         let spec = Spec { arguments, ..spec(options, &table, AGENT, environment) };
-        let agent = Container::start(spec, &options.agent_port.to_string()).await?;
-        let front_door = front_door::start(&agent.address)?;
-        let system = Self::around(options, table, front_door).await?;
-        Ok(Self { agent_address: agent.address.clone(), agent: Some(agent), ..system })
+        let agent = match options.agent_port {
+            Some(port) => Some(Container::start(spec.clone(), &port.to_string()).await?),
+            None => None,
+        };
+        let containers = Arc::new(Containers::new(spec, options.lifecycle)?);
+        let behind = Behind::Containers(Arc::clone(&containers));
+        let front_door = front_door::start_on(options.agentcore_port, behind)?;
+        let system = Self::around(options, table, front_door.address).await?;
+        let address = agent.as_ref().map(|agent| agent.address.clone());
+        let agent_address = address.unwrap_or_default();
+        Ok(Self { agent_address, agent, containers: Some(containers), ..system })
     }
 
     /// Starts the rest around a table and an AgentCore whose front door is at this address.
@@ -116,7 +134,9 @@ impl System {
             ("AWS_ENDPOINT_URL_BEDROCK_AGENTCORE", format!("http://{front_door}")),
         ];
         let lambda = Lambda::start(spec(options, &table, INVOKER, environment))?;
-        Ok(Self { table, agent_address: String::new(), agent: None, lambda, machine })
+        let agent_address = String::new();
+        let (agentcore, agent, containers) = (front_door, None, None);
+        Ok(Self { table, agent_address, agentcore, agent, containers, lambda, machine })
     }
 
     /// The journal, for a reader.
@@ -136,7 +156,7 @@ impl System {
         execution.run(&self.machine, services).await.0
     }
 
-    /// Resolves when the agent-runtime has ended although nobody stopped it, with how.
+    /// Resolves when the container for direct calls has ended although nobody stopped it, with how.
     pub async fn agent_ended(&self) -> String {
         match &self.agent {
             Some(agent) => agent.process().ended().await,
@@ -156,10 +176,10 @@ impl System {
         }
     }
 
-    /// The agent-runtime's process id, if it is a child of this process.
+    /// The process of a session's container, if one was started.
     #[must_use]
-    pub fn agent_process_id(&self) -> Option<i32> {
-        self.agent.as_ref().map(|agent| agent.process().id())
+    pub fn container(&self, session_id: &SessionId) -> Option<Arc<Process>> {
+        self.containers.as_ref()?.process(session_id)
     }
 
     /// The invoker's process that was started last.
@@ -176,7 +196,12 @@ impl System {
                 agent.process().stop().await;
             }
         };
-        tokio::join!(agent, self.lambda.stop());
+        let containers = async {
+            if let Some(containers) = &self.containers {
+                containers.stop().await;
+            }
+        };
+        tokio::join!(agent, containers, self.lambda.stop());
         self.table.close().await;
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use local::agentcore::Lifecycle;
 use local::collector::Collector;
 use local::step_functions::{self, STATE_MACHINE_ARN};
 use local::system::{Options, System};
@@ -39,7 +40,12 @@ pub async fn up(args: UpArgs) -> Result<ExitCode> {
     };
     let options = options(args.agent)?;
     let options = Options {
-        agent_port: args.port,
+        agent_port: Some(args.port),
+        agentcore_port: args.agentcore_port,
+        lifecycle: Lifecycle {
+            idle_timeout: Duration::from_secs(args.agent_idle_timeout),
+            max_lifetime: Duration::from_secs(args.agent_max_lifetime),
+        },
         dynamodb_port: args.dynamodb_port,
         workflow: Definition {
             max_poll_attempts: args.max_poll_attempts,

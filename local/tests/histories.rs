@@ -115,7 +115,7 @@ async fn signalled(name: &str, signal: Signal) -> (String, String) {
     let run = execution(json!({}));
     let send = async {
         stack.wait_for(&run.name, &[TASK_STARTED, INVOCATION_SUCCEEDED]).await;
-        kill(Pid::from_raw(stack.system.agent_process_id().unwrap()), signal).unwrap();
+        kill(stack.container(&run.name), signal).unwrap();
     };
     let (outcome, ()) = tokio::join!(stack.system.run(&run), send);
     check_history(name, &stack.events(&run.name).await);
@@ -142,14 +142,13 @@ async fn container_killed() {
 async fn frozen(name: &str, agent_command: &str, last: &str) {
     let stack = Stack::impatient(agent_command).await;
     let run = execution(json!({}));
-    let container = Pid::from_raw(stack.system.agent_process_id().unwrap());
     let freeze = async {
         stack.wait_for(&run.name, &[TASK_STARTED, INVOCATION_SUCCEEDED]).await;
-        kill(container, Signal::SIGSTOP).unwrap();
+        kill(stack.container(&run.name), Signal::SIGSTOP).unwrap();
     };
     let (outcome, ()) = tokio::join!(stack.system.run(&run), freeze);
     assert_eq!(failure(outcome).0, "ContainerLost");
-    kill(container, Signal::SIGCONT).unwrap();
+    kill(stack.container(&run.name), Signal::SIGCONT).unwrap();
     check_history(name, &stack.wait_for(&run.name, &[last]).await);
     stack.system.stop().await;
 }
@@ -369,7 +368,7 @@ async fn skewed_clocks() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn direct_call() {
-    let stack = Stack::start("cat", 600).await;
+    let stack = Stack::impatient("cat").await;
     let id = format!("session-{}", uuid::Uuid::new_v4());
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let url = format!("http://{}/invocations", stack.system.agent_address);

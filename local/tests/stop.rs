@@ -12,7 +12,6 @@ use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use journal::Event;
 use local::asl::ExecutionEnd;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::json;
 use support::{Stack, execution, failure, sibling};
 use testing::{CREDENTIAL, REGION, TABLE_NAME};
@@ -137,27 +136,33 @@ async fn what_has_not_started_or_ended_by_itself_is_said() {
 async fn a_container_that_does_not_answer_is_stopped_by_agentcore() {
     let (url, asked) = agentcore();
     let stack = Stack::impatient("sleep 300").await;
-    let mut ids = Vec::new();
-    for _ in 0..2 {
-        let id = format!("session-{}", uuid::Uuid::new_v4());
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        let invocations = format!("http://{}/invocations", stack.system.agent_address);
-        let body = json!({"session_id": id}).to_string();
-        assert_eq!(client.post(invocations).body(body).send().await.unwrap().status(), 200);
-        ids.push(id);
-    }
-    let (code, said) = stop(&stack, &[&ids[0], "--now"], &url).await;
-    assert_eq!(code, 0, "{said}");
-    assert!(asked.lock().unwrap()[0].ends_with(&format!("/stopruntimesession {}", ids[0])));
-    // A dead one, after a minute.
-    kill(Pid::from_raw(stack.system.agent_process_id().unwrap()), Signal::SIGKILL).unwrap();
-    let (code, said) = stop(&stack, &[&ids[1]], &url).await;
-    assert_eq!(code, 0, "{said}");
-    assert!(
-        said.contains("The container has given no sign of life for 60 s.\nAgentCore has stopped"),
-        "{said}"
-    );
-    assert!(asked.lock().unwrap()[1].ends_with(&ids[1]));
+    let (first, second) = (execution(json!({})), execution(json!({})));
+    let operator = async {
+        let wanted = [TASK_STARTED, "AGENT_INVOCATION_SUCCEEDED"];
+        stack.wait_for(&first.name, &wanted).await;
+        stack.wait_for(&second.name, &wanted).await;
+        // By the local AgentCore, which ends the container as the real one does.
+        let local = format!("http://{}", stack.system.agentcore);
+        let (code, said) = stop(&stack, &[&first.name, "--now"], &local).await;
+        assert_eq!(code, 0, "{said}");
+        assert_eq!(task_end(&stack.events(&first.name).await).0, Some("Terminated"));
+        // A dead one, after a minute.
+        kill(stack.container(&second.name), Signal::SIGKILL).unwrap();
+        let (code, said) = stop(&stack, &[&second.name], &url).await;
+        assert_eq!(code, 0, "{said}");
+        assert!(
+            said.contains(
+                "The container has given no sign of life for 60 s.\nAgentCore has stopped"
+            ),
+            "{said}"
+        );
+        let asked = asked.lock().unwrap();
+        assert!(asked[0].ends_with(&format!("/stopruntimesession {}", second.name)), "{asked:?}");
+    };
+    let (first_end, second_end, ()) =
+        tokio::join!(stack.system.run(&first), stack.system.run(&second), operator);
+    assert_eq!(failure(first_end).0, "Terminated");
+    assert_eq!(failure(second_end).0, "ContainerLost");
     stack.system.stop().await;
 }
 

@@ -9,9 +9,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use journal::{Event, Journal, SessionId};
+use local::agentcore::Lifecycle;
 use local::asl::{Execution, ExecutionEnd, Resource, ServiceError, Services};
 use local::front_door;
 use local::system::{Agent, Options, System};
+use nix::unistd::Pid;
 use operator::history::runs;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
@@ -59,7 +61,9 @@ pub fn options(logs: &TempDir, agent_command: &str, max_poll_attempts: u32) -> O
         executable: PathBuf::from(LOCAL),
         database: None,
         logs: logs.path().to_owned(),
-        agent_port: 0,
+        agent_port: None,
+        agentcore_port: 0,
+        lifecycle: Lifecycle::default(),
         dynamodb_port: 0,
         agent: Agent::Command(agent_command.to_owned()),
         container: Vec::new(),
@@ -82,6 +86,7 @@ impl Stack {
     /// A system that gives a session up after some six seconds without a sign of life.
     pub async fn impatient(agent_command: &str) -> Self {
         let change = |options| Options {
+            agent_port: Some(0),
             container: vec![("HEARTBEAT_SECONDS", "1".to_owned())],
             workflow: IMPATIENT,
             ..options
@@ -154,6 +159,12 @@ impl Stack {
         let options = Options { otlp, workflow, ..options(&logs, "unused", 600) };
         let system = System::around(&options, table, front_door).await.unwrap();
         Self { system, logs }
+    }
+
+    /// The process id of a session's container.
+    pub fn container(&self, session_id: &str) -> Pid {
+        let process = self.system.container(&session_id.parse().unwrap()).unwrap();
+        Pid::from_raw(process.id())
     }
 
     pub async fn events(&self, session_id: &str) -> Vec<Event> {
