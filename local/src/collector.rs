@@ -1,18 +1,23 @@
 //! An OpenTelemetry collector: takes spans as OTLP over HTTP, keeps them, and shows traces.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use actix_web::web::{self, Bytes, Data, Path};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 use anyhow::{Context, Result};
+use chrono::DateTime;
 use lru::LruCache;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
+use operator::timeline::escape;
 use prost::Message;
+use serde_json::json;
 
 use crate::server::Server;
 use crate::trace::{Span, tree};
@@ -26,8 +31,18 @@ const MAX_SPANS: usize = 10_000;
 /// The largest export that is taken, in bytes.
 const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
 
-/// Spans by their ids, of each trace: a repeated export adds nothing.
-type Traces = Mutex<LruCache<String, BTreeMap<String, Span>>>;
+/// A larger file of traces is begun anew.
+const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// What has come.
+struct Kept {
+    /// Spans by their ids, of each trace: a repeated export adds nothing.
+    traces: LruCache<String, BTreeMap<String, Span>>,
+    /// A line for each span, for the next process.
+    file: Option<File>,
+}
+
+type Traces = Mutex<Kept>;
 
 /// The collector, served until it is stopped or this process ends.
 pub struct Collector {
@@ -41,13 +56,37 @@ impl Collector {
     /// # Errors
     /// If the port is taken.
     pub fn start(port: u16) -> Result<Self> {
-        let traces: Arc<Traces> = Arc::new(Mutex::new(LruCache::new(MAX_TRACES)));
+        Self::start_keeping(port, None)
+    }
+
+    /// The same with the traces that are in this file, to which new ones are added.
+    ///
+    /// # Errors
+    /// If the port is taken, or the file cannot be opened.
+    pub fn start_keeping(port: u16, file: Option<&std::path::Path>) -> Result<Self> {
+        let mut kept = Kept { traces: LruCache::new(MAX_TRACES), file: None };
+        if let Some(path) = file {
+            if let Some(folder) = path.parent() {
+                std::fs::create_dir_all(folder)?;
+            }
+            if std::fs::metadata(path).is_ok_and(|file| file.len() > MAX_FILE_BYTES) {
+                std::fs::remove_file(path)?;
+            }
+            let lines = std::fs::read_to_string(path).unwrap_or_default();
+            // A line may be cut, if the machine stopped.
+            for (trace, span) in lines.lines().filter_map(|line| serde_json::from_str(line).ok()) {
+                kept.add(trace, span);
+            }
+            kept.file = Some(File::options().create(true).append(true).open(path)?);
+        }
+        let traces: Arc<Traces> = Arc::new(Mutex::new(kept));
         let data = Data::from(Arc::clone(&traces));
         let server = Server::start(port, move |routes| {
             routes
                 .app_data(data.clone())
                 .app_data(web::PayloadConfig::new(MAX_BODY_BYTES))
                 .route("/v1/traces", web::post().to(take))
+                .route("/", web::get().to(index))
                 .route("/traces/{id}", web::get().to(show));
         })
         .with_context(|| {
@@ -69,7 +108,7 @@ impl Collector {
     #[must_use]
     pub fn traces(&self) -> BTreeMap<String, Vec<Span>> {
         let traces = self.traces.lock().unwrap_or_else(PoisonError::into_inner);
-        traces.iter().map(|(id, spans)| (id.clone(), in_order(spans))).collect()
+        traces.traces.iter().map(|(id, spans)| (id.clone(), in_order(spans))).collect()
     }
 
     /// Stops it; who exports to it finds nobody.
@@ -93,8 +132,8 @@ async fn take(http: HttpRequest, body: Bytes, traces: Data<Traces>) -> HttpRespo
         let sent = group.scope_spans.into_iter().flat_map(|scope| scope.spans);
         // The standard calls a span without an id invalid.
         for span in sent.filter(|span| !span.span_id.is_empty() && !span.trace_id.is_empty()) {
-            let spans = traces.get_or_insert_mut(hex(&span.trace_id), BTreeMap::new);
-            if spans.len() < MAX_SPANS {
+            let trace = hex(&span.trace_id);
+            {
                 let local = span.kind() != SpanKind::Server;
                 let failure = span.status.filter(|status| status.code() == StatusCode::Error);
                 let span = Span {
@@ -116,17 +155,51 @@ async fn take(http: HttpRequest, body: Bytes, traces: Data<Traces>) -> HttpRespo
                         })
                         .collect(),
                 };
-                spans.insert(span.id.clone(), span);
+                if let Some(file) = &mut traces.file {
+                    // Only the next process will not know it.
+                    let _ = writeln!(file, "{}", json!([trace, span]));
+                }
+                traces.add(trace, span);
             }
         }
     }
     HttpResponse::Ok().content_type("application/x-protobuf").finish()
 }
 
+impl Kept {
+    fn add(&mut self, trace: String, span: Span) {
+        let spans = self.traces.get_or_insert_mut(trace, BTreeMap::new);
+        if spans.len() < MAX_SPANS {
+            spans.insert(span.id.clone(), span);
+        }
+    }
+}
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// The sessions and where their traces are, newest first.
+async fn index(traces: Data<Traces>) -> HttpResponse {
+    let traces = traces.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut lines = Vec::new();
+    for (trace, spans) in &traces.traces {
+        let session = spans.values().find_map(|span| span.attributes.get("session.id"));
+        let start = spans.values().map(|span| span.start).min().unwrap_or_default();
+        let time = DateTime::from_timestamp_nanos(start.try_into().unwrap_or_default());
+        let time = time.format("%Y-%m-%d %H:%M:%S");
+        let failed = if spans.values().any(|span| span.error.is_some()) { "failed" } else { "" };
+        let session = escape(session.map_or("", String::as_str));
+        let line = format!("{time}  {session:<36}  {failed:<6}  /traces/{trace}\n");
+        lines.push(line);
+    }
+    lines.sort_by(|a, b| b.cmp(a));
+    let head = "Sessions that have a trace, newest first: start (UTC), session, trace\n";
+    HttpResponse::Ok().content_type(TEXT).body(head.to_owned() + &lines.concat())
+}
+
 async fn show(id: Path<String>, traces: Data<Traces>) -> HttpResponse {
     let mut traces = traces.lock().unwrap_or_else(PoisonError::into_inner);
-    match traces.get(id.as_str()) {
-        Some(spans) => HttpResponse::Ok().body(tree(&id, &in_order(spans))),
+    match traces.traces.get(id.as_str()) {
+        Some(spans) => HttpResponse::Ok().content_type(TEXT).body(tree(&id, &in_order(spans))),
         None => HttpResponse::NotFound().body("no span of this trace has come\n"),
     }
 }

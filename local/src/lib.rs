@@ -1,7 +1,7 @@
 //! The whole system on one machine, offline, in one process tree.
 //!
 //! The real state machine, invoker, agent-runtime and journal, on engines that stand in for AWS:
-//! `testing` for DynamoDB, [`asl`] and [`step_functions`] for Step Functions, [`lambda`] for the
+//! `testing` and [`dynamodb`] for DynamoDB, [`asl`] and [`step_functions`] for Step Functions, [`lambda`] for the
 //! Lambda Runtime API, [`front_door`] and [`agentcore`] for AgentCore, [`collector`] (and [`trace`]) for whatever
 //! shows traces. [`system`] puts them together.
 //!
@@ -12,6 +12,8 @@ pub mod agentcore;
 pub mod asl;
 pub mod collector;
 mod container;
+pub mod dynamodb;
+mod executions;
 pub mod front_door;
 pub mod lambda;
 mod server;

@@ -1,17 +1,17 @@
 //! Step Functions' API, as far as starting an execution and asking for it.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::sync::Arc;
 
 use actix_web::web::{self, Bytes, Data};
 use actix_web::{HttpRequest, HttpResponse, rt};
 use anyhow::{Context, Result};
-use chrono::Utc;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::asl::{Execution, ExecutionEnd};
+use crate::asl::{Execution, Resource, ServiceError, Services};
+use crate::executions::{Executions, Record, epoch_seconds};
 use crate::server::Server;
 use crate::system::System;
 
@@ -21,8 +21,8 @@ pub const STATE_MACHINE_ARN: &str = "arn:aws:states:us-east-1:000000000000:state
 /// What the name of an execution must not have (Step Functions' API reference).
 const NOT_IN_A_NAME: &str = "<>{}[]?*\"#%\\^|~`$&,;:/";
 
-/// An execution by its ARN: as it was started, and as DescribeExecution answers it.
-type Executions = Mutex<HashMap<String, (StartExecution, Value)>>;
+/// Executions in one answer of ListExecutions, and events in one of GetExecutionHistory.
+const MAX_RESULTS: usize = 1_000;
 
 #[derive(Clone)]
 struct State {
@@ -30,7 +30,7 @@ struct State {
     executions: Arc<Executions>,
 }
 
-#[derive(Deserialize, PartialEq)]
+#[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct StartExecution {
     state_machine_arn: String,
@@ -38,16 +38,38 @@ struct StartExecution {
     input: Option<String>,
 }
 
+/// What the other operations take.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Request {
+    #[serde(default)]
+    execution_arn: String,
+    status_filter: Option<String>,
+    max_results: Option<usize>,
+    next_token: Option<String>,
+    #[serde(default)]
+    reverse_order: bool,
+    #[serde(default)]
+    error: Value,
+    #[serde(default)]
+    cause: Value,
+}
+
 /// An error's name and message.
 struct Refusal(&'static str, String);
 
 /// Serves the API on `port` of 127.0.0.1 (0: any), with executions that run on `system` until it is
-/// stopped.
+/// stopped. They are kept in `file`; `say` is told of each start and each end.
 ///
 /// # Errors
-/// If the port is taken.
-pub fn start(port: u16, system: Arc<System>) -> Result<Server> {
-    let state = State { system, executions: Arc::default() };
+/// If the port is taken, or the file cannot be opened.
+pub fn start(
+    port: u16,
+    system: Arc<System>,
+    file: Option<&Path>,
+    say: Option<fn(&str)>,
+) -> Result<Server> {
+    let state = State { system, executions: Arc::new(Executions::open(file, say)?) };
     Server::start(port, move |routes| {
         routes.app_data(Data::new(state.clone())).route("/", web::post().to(answer));
     })
@@ -58,10 +80,15 @@ async fn answer(http: HttpRequest, body: Bytes, state: Data<State>) -> HttpRespo
     let target = http.headers().get("x-amz-target").and_then(|value| value.to_str().ok());
     let result = match target.and_then(|target| target.strip_prefix("AWSStepFunctions.")) {
         Some("StartExecution") => start_execution(&body, &state),
-        Some("DescribeExecution") => describe_execution(&body, &state),
+        Some("DescribeExecution") => parse(&body).and_then(|it| describe_execution(&it, &state)),
+        Some("ListExecutions") => parse(&body).and_then(|it| list_executions(&it, &state)),
+        Some("StopExecution") => parse(&body).and_then(|it| stop_execution(&it, &state)),
+        Some("GetExecutionHistory") => parse(&body).and_then(|it| get_history(&it, &state)),
         _ => Err(Refusal(
             "UnknownOperationException",
-            "only StartExecution and DescribeExecution are served on this machine".to_owned(),
+            "on this machine, only StartExecution, DescribeExecution, ListExecutions, \
+             StopExecution and GetExecutionHistory are served"
+                .to_owned(),
         )),
     };
     match result {
@@ -91,16 +118,7 @@ fn start_execution(body: &[u8], state: &State) -> Result<Value, Refusal> {
         return Err(Refusal("InvalidName", rule));
     }
     let execution = Execution::new(&name, input);
-    let arn = execution.id.clone();
-    let mut executions = state.executions.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((first, described)) = executions.get(&arn) {
-        // The same request again is answered as the first one was, while the execution runs.
-        if *first == request && described["status"] == "RUNNING" {
-            return Ok(json!({"executionArn": arn, "startDate": described["startDate"]}));
-        }
-        return Err(Refusal("ExecutionAlreadyExists", format!("{arn} exists")));
-    }
-    let started = epoch_seconds();
+    let (arn, started) = (execution.id.clone(), epoch_seconds());
     let described = json!({
         "executionArn": arn,
         "stateMachineArn": STATE_MACHINE_ARN,
@@ -109,27 +127,50 @@ fn start_execution(body: &[u8], state: &State) -> Result<Value, Refusal> {
         "startDate": started,
         "input": execution.input.to_string(),
     });
-    executions.insert(arn.clone(), (request, described));
-    let state = state.clone();
-    rt::spawn(async move {
-        let outcome = state.system.run(&execution).await;
-        let mut executions = state.executions.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, described)) = executions.get_mut(&execution.id) {
-            described["stopDate"] = epoch_seconds();
-            match outcome {
-                ExecutionEnd::Succeeded(output) => {
-                    described["status"] = json!("SUCCEEDED");
-                    described["output"] = json!(output.to_string());
-                }
-                ExecutionEnd::Failed { error, cause } => {
-                    described["status"] = json!("FAILED");
-                    described["error"] = json!(error);
-                    described["cause"] = json!(cause);
-                }
-            }
+    let request = json!([request.name, request.input]);
+    let record = Record { request: request.clone(), described, history: Vec::new(), abort: None };
+    let taken = state.executions.add(&arn, record, |first| {
+        // The same request again is answered as the first one was, while the execution runs.
+        if first.request == request && first.described["status"] == "RUNNING" {
+            return Ok(json!({"executionArn": arn, "startDate": first.described["startDate"]}));
         }
+        Err(Refusal("ExecutionAlreadyExists", format!("{arn} exists")))
     });
+    if let Some(answer) = taken {
+        return answer;
+    }
+    let details = json!({"input": execution.input.to_string()});
+    state.executions.note(
+        &arn,
+        "ExecutionStarted",
+        Some(("executionStartedEventDetails", details)),
+    );
+    let (own, id) = (state.clone(), arn.clone());
+    let run = rt::spawn(async move {
+        let recorded = Recorded { state: &own, arn: &id };
+        let end = own.system.run_with(&execution, &recorded).await;
+        own.executions.end(&id, Ok(end));
+    });
+    state.executions.with(&arn, |record| record.abort = Some(run.abort_handle()));
     Ok(json!({"executionArn": arn, "startDate": started}))
+}
+
+/// The system's services, with the states of an execution noted in its history.
+struct Recorded<'a> {
+    state: &'a State,
+    arn: &'a str,
+}
+
+impl Services for Recorded<'_> {
+    async fn call(&self, resource: Resource, arguments: Value) -> Result<Value, ServiceError> {
+        self.state.system.call(resource, arguments).await
+    }
+
+    fn entered(&self, kind: &str, name: &str, input: &Value) {
+        let details = json!({"name": name, "input": input.to_string()});
+        let details = Some(("stateEnteredEventDetails", details));
+        self.state.executions.note(self.arn, &format!("{kind}StateEntered"), details);
+    }
 }
 
 fn input(text: &str) -> Result<Value, Refusal> {
@@ -148,21 +189,58 @@ fn input(text: &str) -> Result<Value, Refusal> {
     Ok(input)
 }
 
-fn describe_execution(body: &[u8], state: &State) -> Result<Value, Refusal> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct DescribeExecution {
-        execution_arn: String,
-    }
-    let DescribeExecution { execution_arn } = parse(body)?;
-    let executions = state.executions.lock().unwrap_or_else(PoisonError::into_inner);
-    let described = executions.get(&execution_arn).map(|(_, described)| described.clone());
-    described.ok_or_else(|| {
-        Refusal("ExecutionDoesNotExist", format!("{execution_arn} was not started here"))
-    })
+fn unknown(arn: &str) -> Refusal {
+    Refusal("ExecutionDoesNotExist", format!("{arn} was not started here"))
 }
 
-#[expect(clippy::cast_precision_loss, reason = "milliseconds are exact for as long as it matters")]
-fn epoch_seconds() -> Value {
-    json!(Utc::now().timestamp_millis() as f64 / 1e3)
+fn describe_execution(request: &Request, state: &State) -> Result<Value, Refusal> {
+    let arn = &request.execution_arn;
+    state.executions.with(arn, |record| record.described.clone()).ok_or_else(|| unknown(arn))
+}
+
+fn stop_execution(request: &Request, state: &State) -> Result<Value, Refusal> {
+    let arn = &request.execution_arn;
+    let abort = state.executions.with(arn, |record| record.abort.take());
+    // One that has ended stays as it is.
+    if let Some(abort) = abort.ok_or_else(|| unknown(arn))? {
+        abort.abort();
+        let words = (request.error.clone(), request.cause.clone());
+        state.executions.end(arn, Err(words));
+    }
+    Ok(json!({"stopDate": describe_execution(request, state)?["stopDate"]}))
+}
+
+fn list_executions(request: &Request, state: &State) -> Result<Value, Refusal> {
+    let mut all = state.executions.newest_first();
+    if let Some(status) = &request.status_filter {
+        all.retain(|described| described["status"] == **status);
+    }
+    let shown = ["executionArn", "stateMachineArn", "name", "status", "startDate", "stopDate"];
+    for described in &mut all {
+        if let Some(fields) = described.as_object_mut() {
+            fields.retain(|name, _| shown.contains(&name.as_str()));
+        }
+    }
+    page("executions", all, request)
+}
+
+fn get_history(request: &Request, state: &State) -> Result<Value, Refusal> {
+    let arn = &request.execution_arn;
+    let history = state.executions.with(arn, |record| record.history.clone());
+    let mut events = history.ok_or_else(|| unknown(arn))?;
+    if request.reverse_order {
+        events.reverse();
+    }
+    page("events", events, request)
+}
+
+/// A page of a list; the token of the next one is where it begins.
+fn page(name: &str, all: Vec<Value>, request: &Request) -> Result<Value, Refusal> {
+    let begin = request.next_token.as_deref().map_or(Ok(0), str::parse::<usize>);
+    let begin = begin.map_err(|_| Refusal("InvalidToken", "the token is not valid".to_owned()))?;
+    let size = request.max_results.filter(|size| (1..=MAX_RESULTS).contains(size));
+    let end = begin + size.unwrap_or(100);
+    let more = (end < all.len()).then(|| end.to_string());
+    let items = Vec::from_iter(all.into_iter().take(end).skip(begin));
+    Ok(json!({name: items, "nextToken": more}))
 }

@@ -12,8 +12,10 @@ use workflow::Definition;
 use crate::agentcore::{Containers, Lifecycle};
 use crate::asl::{Execution, ExecutionEnd, Services, StateMachine};
 use crate::container::Container;
+use crate::dynamodb;
 use crate::front_door::{self, Behind};
 use crate::lambda::Lambda;
+use crate::server::Server;
 
 /// The hidden subcommand under which this executable is the agent-runtime.
 pub const AGENT: &str = "agent-runtime-process";
@@ -22,7 +24,8 @@ pub const INVOKER: &str = "invoker-process";
 /// The hidden subcommand under which this executable becomes the agent's own program.
 pub const AGENT_PROGRAM: &str = "agent-program-process";
 
-const AGENT_RUNTIME_ARN: &str =
+/// The ARN of the one runtime.
+pub const AGENT_RUNTIME_ARN: &str =
     "arn:aws:bedrock-agentcore:us-east-1:000000000000:runtime/local_agent-0000000000";
 
 /// What runs in the container.
@@ -75,6 +78,8 @@ pub struct System {
     pub agentcore: SocketAddr,
     agent: Option<Container>,
     containers: Option<Arc<Containers>>,
+    /// Serves the table, if nobody else does.
+    dynamodb: Option<Server>,
     pub(crate) lambda: Lambda,
     machine: StateMachine,
 }
@@ -85,7 +90,7 @@ impl System {
     /// # Errors
     /// If a port is taken, a child does not start, or the state machine cannot be run here.
     pub async fn start(options: &Options) -> Result<Self> {
-        let table = Table::open(options.database.as_deref(), options.dynamodb_port).await?;
+        let (table, server) = dynamodb::start(options.database.as_deref(), options.dynamodb_port)?;
         let level =
             std::env::var("RUST_LOG").unwrap_or_else(|_| "info,actix_server=warn".to_owned());
         let mut environment = vec![
@@ -114,7 +119,8 @@ impl System {
         let system = Self::around(options, table, front_door.address).await?;
         let address = agent.as_ref().map(|agent| agent.address.clone());
         let agent_address = address.unwrap_or_default();
-        Ok(Self { agent_address, agent, containers: Some(containers), ..system })
+        let containers = Some(containers);
+        Ok(Self { agent_address, agent, containers, dynamodb: Some(server), ..system })
     }
 
     /// Starts the rest around a table and an AgentCore whose front door is at this address.
@@ -135,8 +141,8 @@ impl System {
         ];
         let lambda = Lambda::start(spec(options, &table, INVOKER, environment))?;
         let agent_address = String::new();
-        let (agentcore, agent, containers) = (front_door, None, None);
-        Ok(Self { table, agent_address, agentcore, agent, containers, lambda, machine })
+        let (agentcore, agent, containers, dynamodb) = (front_door, None, None, None);
+        Ok(Self { table, agent_address, agentcore, agent, containers, dynamodb, lambda, machine })
     }
 
     /// The journal, for a reader.
@@ -203,6 +209,9 @@ impl System {
         };
         tokio::join!(agent, containers, self.lambda.stop());
         self.table.close().await;
+        if let Some(server) = &self.dynamodb {
+            server.stop().await;
+        }
     }
 }
 

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use operator::timeline;
+use serde::{Deserialize, Serialize};
 
 /// Levels that are indented; what is deeper stands below the last.
 const MAX_DEPTH: usize = 40;
 
 /// A finished span.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Span {
     /// 16 hex digits.
     pub id: String,

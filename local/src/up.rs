@@ -1,6 +1,7 @@
 //! `up`: the system, kept up.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use anyhow::{Context, Result};
 use local::agentcore::Lifecycle;
 use local::collector::Collector;
 use local::step_functions::{self, STATE_MACHINE_ARN};
-use local::system::{Options, System};
+use local::system::{AGENT_RUNTIME_ARN, Options, System};
 use testing::{CREDENTIAL, REGION, TABLE_NAME};
 use uuid::Uuid;
 use workflow::Definition;
@@ -29,13 +30,14 @@ pub async fn up(args: UpArgs) -> Result<ExitCode> {
     let (otlp, traces_url) = match args.otlp {
         Some(url) => (url, None),
         None => {
-            let otlp = Collector::start(args.otlp_port)?.endpoint();
+            let kept = Some(Path::new(".local/traces.jsonl"));
+            let otlp = Collector::start_keeping(args.otlp_port, kept)?.endpoint();
             let traces_url = format!("{otlp}/traces");
             (otlp, Some(traces_url))
         }
     };
     let traces = match &traces_url {
-        Some(url) => format!("are at {url}/TRACE_ID"),
+        Some(url) => format!("are listed at {}", url.trim_end_matches("traces")),
         None => format!("go to {otlp}"),
     };
     let options = options(args.agent)?;
@@ -57,13 +59,16 @@ pub async fn up(args: UpArgs) -> Result<ExitCode> {
         ..options
     };
     let system = Arc::new(System::start(&options).await?);
-    let step_functions = step_functions::start(args.step_functions_port, Arc::clone(&system))?;
+    let file = Some(Path::new(".local/executions.jsonl"));
+    let (port, shared) = (args.step_functions_port, Arc::clone(&system));
+    let step_functions = step_functions::start(port, shared, file, Some(echo))?;
     let (address, dynamodb) = (&system.agent_address, system.table.endpoint());
     let workflow = step_functions.address;
-    write_environment(&dynamodb, &format!("http://{workflow}"), traces_url)?;
+    let agentcore = format!("http://{}", system.agentcore);
+    write_environment(&dynamodb, &format!("http://{workflow}"), &agentcore, traces_url)?;
     let session_id = Uuid::new_v4();
     let text = format!(
-        "The agent's entrypoint is http://{address}, DynamoDB is {dynamodb}, Step Functions is http://{workflow}.
+        "The agent's entrypoint is http://{address}, DynamoDB is {dynamodb}, Step Functions is http://{workflow}, AgentCore is {agentcore}.
 Traces {traces}.
 
 In another terminal, so that the commands below and the AWS CLI reach this system:
@@ -89,7 +94,12 @@ Ctrl-C stops it."
     Ok(ExitCode::SUCCESS)
 }
 
-fn write_environment(dynamodb: &str, workflow: &str, traces_url: Option<String>) -> Result<()> {
+fn write_environment(
+    dynamodb: &str,
+    workflow: &str,
+    agentcore: &str,
+    traces_url: Option<String>,
+) -> Result<()> {
     let variables = [
         ("AWS_ACCESS_KEY_ID", CREDENTIAL),
         ("AWS_SECRET_ACCESS_KEY", CREDENTIAL),
@@ -97,6 +107,8 @@ fn write_environment(dynamodb: &str, workflow: &str, traces_url: Option<String>)
         ("AWS_DEFAULT_REGION", REGION),
         ("AWS_ENDPOINT_URL_DYNAMODB", dynamodb),
         ("AWS_ENDPOINT_URL_SFN", workflow),
+        ("AWS_ENDPOINT_URL_BEDROCK_AGENTCORE", agentcore),
+        ("AGENT_RUNTIME_ARN", AGENT_RUNTIME_ARN),
         ("JOURNAL_TABLE_NAME", TABLE_NAME),
         ("STATE_MACHINE_ARN", STATE_MACHINE_ARN),
     ];

@@ -167,6 +167,8 @@ impl Up {
                 "0",
                 "--otlp-port",
                 "0",
+                "--agentcore-port",
+                "0",
             ])
             .args(agent)
             .current_dir(folder.path())
@@ -179,8 +181,8 @@ impl Up {
         let (first, second) = (next(), next());
         let (_, rest) = first.split_once("http://").unwrap();
         let agent = rest.split(',').next().unwrap().to_owned();
-        let (_, rest) = second.split_once("Traces are at ").unwrap();
-        let traces = rest.strip_suffix("TRACE_ID.").unwrap().to_owned();
+        let (_, rest) = second.split_once("Traces are listed at ").unwrap();
+        let traces = format!("{}traces/", rest.strip_suffix('.').unwrap());
         std::thread::spawn(move || lines.count());
         Self { child, agent, traces, _folder: folder }
     }

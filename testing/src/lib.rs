@@ -15,4 +15,4 @@ mod table;
 pub use dynamo::{Call, Dynamo, Fault};
 pub use process::{Process, Spec};
 pub use program::Program;
-pub use table::{CREDENTIAL, REGION, TABLE_NAME, Table, create_table};
+pub use table::{CREDENTIAL, REGION, TABLE_NAME, Table, create_table, open_database};

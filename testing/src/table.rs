@@ -40,18 +40,7 @@ impl Table {
     /// # Errors
     /// If the file cannot be opened or the port is taken.
     pub async fn open(file: Option<&Path>, port: u16) -> Result<Self> {
-        let database = match file {
-            None => Database::memory()?,
-            Some(file) => {
-                if let Some(folder) = file.parent() {
-                    std::fs::create_dir_all(folder)
-                        .with_context(|| format!("cannot create {}", folder.display()))?;
-                }
-                let path = file.to_str().context("the database's path is not UTF-8")?;
-                Database::new(path).with_context(|| format!("cannot open {path}"))?
-            }
-        };
-        create_table(&database, TABLE_NAME)?;
+        let database = open_database(file)?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
             .with_context(|| format!("cannot serve DynamoDB on 127.0.0.1:{port}"))?;
         listener.set_nonblocking(true)?;
@@ -65,6 +54,12 @@ impl Table {
             },
         ));
         Ok(Self { database, address, server: Mutex::new(Some(Server { stop, task })) })
+    }
+
+    /// A table that somebody else serves at this address.
+    #[must_use]
+    pub fn served_at(database: Database, address: SocketAddr) -> Self {
+        Self { database, address, server: Mutex::new(None) }
     }
 
     /// The endpoint for `AWS_ENDPOINT_URL_DYNAMODB` and `--endpoint-url`.
@@ -93,6 +88,26 @@ impl Table {
             }
         }
     }
+}
+
+/// Opens the engine in `file`, or in memory, with the journal's table.
+///
+/// # Errors
+/// If the file cannot be opened.
+pub fn open_database(file: Option<&Path>) -> Result<Database> {
+    let database = match file {
+        None => Database::memory()?,
+        Some(file) => {
+            if let Some(folder) = file.parent() {
+                std::fs::create_dir_all(folder)
+                    .with_context(|| format!("cannot create {}", folder.display()))?;
+            }
+            let path = file.to_str().context("the database's path is not UTF-8")?;
+            Database::new(path).with_context(|| format!("cannot open {path}"))?
+        }
+    };
+    create_table(&database, TABLE_NAME)?;
+    Ok(database)
 }
 
 /// Creates a journal's table as `deploy/` does, unless it is there.

@@ -25,6 +25,9 @@ pub trait Services {
         Utc::now()
     }
 
+    /// A state of this type is entered.
+    fn entered(&self, _kind: &str, _name: &str, _input: &Value) {}
+
     /// Lets time pass: the Wait state, and the delay before a retry.
     fn wait(&self, time: Duration) -> impl Future<Output = ()> {
         tokio::time::sleep(time)
@@ -95,6 +98,7 @@ impl Execution {
             let Some(state) = machine.states.get(name) else {
                 break failed("States.Runtime", format!("there is no state {name:?}"));
             };
+            services.entered(state.kind(), name, &input);
             interpreter.usage.transitions += 1;
             interpreter.usage.history_events += state.history_events();
             if interpreter.usage.history_events > MAX_HISTORY_EVENTS {

@@ -181,6 +181,18 @@ impl<'e> Interpreter<'e> {
 const RETRY_EVENTS: u32 = 3;
 
 impl State {
+    /// Its type.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Pass(_) => "Pass",
+            Self::Choice(_) => "Choice",
+            Self::Wait(_) => "Wait",
+            Self::Task(_) => "Task",
+            Self::Succeed(_) => "Succeed",
+            Self::Fail(_) => "Fail",
+        }
+    }
+
     /// Events that it leaves in the execution's history, without retries.
     pub(super) fn history_events(&self) -> u32 {
         match self {
