@@ -10,6 +10,7 @@
 )]
 
 pub mod container;
+pub mod metadata;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
