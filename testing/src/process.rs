@@ -16,8 +16,8 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{ChildStderr, Command};
 use tokio::sync::{oneshot, watch};
 
-/// How long a child may take to stop; the agent-runtime takes 10 s at most.
-const STOP_DEADLINE: Duration = Duration::from_secs(12);
+/// How long a child may take to stop, as AgentCore gives it; the agent-runtime takes 10 s at most.
+const STOP_DEADLINE: Duration = Duration::from_secs(15);
 
 /// How long the agent-runtime may take to listen.
 const START_DEADLINE: Duration = Duration::from_secs(30);
