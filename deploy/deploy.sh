@@ -44,5 +44,6 @@ cat <<DONE
 Start a session and watch it:
   export STATE_MACHINE_ARN=arn:aws:states:$region:$account:stateMachine:$stack-session
   export JOURNAL_TABLE_NAME=$stack-journal
+  export AGENT_RUNTIME_ARN=\$(aws cloudformation describe-stacks --stack-name $stack --query "Stacks[0].Outputs[?OutputKey=='AgentRuntimeArn'].OutputValue" --output text)
   cargo run --bin agent-journal -- start --watch 'a prompt'
 DONE

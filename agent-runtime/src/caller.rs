@@ -7,7 +7,7 @@ use journal::text::is_invocation_id;
 use journal::{SessionId, span_attributes};
 use opentelemetry::trace::{SpanKind, TraceContextExt, Tracer};
 use opentelemetry::{Context, KeyValue, global};
-use telemetry::TraceParent;
+use telemetry::{TraceParent, split_baggage};
 use uuid::Uuid;
 
 use crate::request::{BadRequest, Request};
@@ -42,14 +42,15 @@ impl Caller {
         let id = |header: &HeaderValue| header.to_str().unwrap_or_default().parse::<SessionId>();
         let request_id = text(REQUEST_HEADER).filter(|id| is_invocation_id(id)).map(str::to_owned);
         let traceparent = text("traceparent").and_then(|text| text.parse::<TraceParent>().ok());
-        let (run, baggage) = text("baggage").map(telemetry::split_baggage).unwrap_or_default();
+        let lines = headers.get_all("baggage").filter_map(|line| line.to_str().ok());
+        let (run, baggage) = split_baggage(&Vec::from_iter(lines).join(","));
         Ok(Self {
             session_id: first.map(id).transpose()?,
             // A new one if AgentCore (or `curl`) gave none that can be journaled.
             request_id: request_id.unwrap_or_else(|| Uuid::new_v4().to_string()),
             traceparent: traceparent
                 .map(|parent| parent.with_state(text("tracestate").unwrap_or_default())),
-            run: run.filter(|id| is_invocation_id(id)),
+            run,
             baggage,
             content_length: text("content-length").and_then(|length| length.parse().ok()),
             received: SystemTime::now(),

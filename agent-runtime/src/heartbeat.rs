@@ -58,7 +58,6 @@ pub(crate) async fn beat(
             SignKind::Stop => stopped(before.reason),
             SignKind::Lost => lost(),
         };
-        tracing::warn!(error_type = error.error_type, "the task has to end: {}", error.message);
         // If the outcome is decided, nobody listens.
         let _ = order.take().map(|order| order.send(error));
     }

@@ -155,12 +155,12 @@ impl Task {
                     }
                     self.end(&outcome).await;
                 };
-                if self.abort.is_cancelled() {
+                tokio::pin!(ended);
+                tokio::select! {
+                    biased;
                     // The process has to end, so the event does not wait for the agent.
-                    tokio::join!(ended, journaled);
-                } else {
-                    ended.await;
-                    journaled.await;
+                    () = self.abort.cancelled() => { tokio::join!(ended, journaled); }
+                    () = &mut ended => journaled.await,
                 }
             };
             let signs = self.journal.signs(&started_at.to_string(), 0);
@@ -201,18 +201,21 @@ impl Task {
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
+        // A task that starts later may still come to its end before the container does.
+        let last_call = max_lifetime.map(|lifetime| lifetime.saturating_sub(LAST_CALL));
+        let last_call = last_call.filter(|age| *age > self.process_started.elapsed());
+        let order = tokio::select! {
             biased;
-            outcome = work => outcome,
-            () = self.abort.cancelled() => Err(terminated()),
-            Ok(order) = ordered => Err(order),
-            () = at(Instant::now(), task_timeout) => {
-                Err(timed_out(task_timeout.unwrap_or_default()))
+            outcome = work => return outcome,
+            () = self.abort.cancelled() => terminated(),
+            Ok(order) = ordered => order,
+            () = at(Instant::now(), task_timeout) => timed_out(task_timeout.unwrap_or_default()),
+            () = at(self.process_started, last_call) => {
+                lifetime_spent(max_lifetime.unwrap_or_default())
             }
-            () = at(self.process_started, max_lifetime.map(|it| it.saturating_sub(LAST_CALL))) => {
-                Err(lifetime_spent(max_lifetime.unwrap_or_default()))
-            }
-        }
+        };
+        tracing::warn!(error_type = order.error_type, "the task is ended: {}", order.message);
+        Err(order)
     }
 
     /// Ends an agent that still runs: it is told, and after its grace dropped.

@@ -31,9 +31,12 @@ const QUICK: [(&str, &str); 1] = [("HEARTBEAT_SECONDS", "1")];
 
 #[tokio::test]
 async fn a_command_that_is_stopped_may_save_its_work_before_the_event() {
-    // The second one as `npm start` does it: the shell ends at once, and its child saves.
-    let children = format!("sh -c {}", shell_words::quote(&format!("{SAVES} & wait")));
-    for command in [SAVES, &children] {
+    // As `npm start` does it: the shell ends at once, and its child saves; once with its output
+    // elsewhere.
+    let in_shell = |script: &str| format!("sh -c {}", shell_words::quote(script));
+    let children = in_shell(&format!("{SAVES} & wait"));
+    let quiet = in_shell(&format!("{SAVES} >$FOLDER/quiet 2>&1 & wait"));
+    for command in [SAVES, &children, &quiet] {
         let container = Container::start_with(command, &QUICK).await;
         let id = session_id();
         container.post(&id, &json!({})).await;
@@ -43,7 +46,8 @@ async fn a_command_that_is_stopped_may_save_its_work_before_the_event() {
         assert_eq!(end.error_message.as_deref(), Some("wrong input"));
         let saved = std::fs::read_to_string(container.program.folder.path().join("file"));
         assert_eq!(saved.unwrap(), "saved\n", "{command}");
-        assert!(container.program.log().contains("saving"), "{}", container.program.log());
+        let said = container.program.log().contains("saving");
+        assert_eq!(said, command != quiet, "{}", container.program.log());
     }
 }
 
@@ -55,7 +59,13 @@ async fn a_command_that_ignores_sigterm_is_killed_three_seconds_later() {
     container.post(&id, &json!({})).await;
     let process = Pid::from_raw(container.file().await.trim().parse().unwrap());
     stop_task(&container, &id).await;
+    let told = eventually("the order", async || {
+        container.program.log().contains("the task is ended").then(Instant::now)
+    });
+    let told = told.await;
     assert_eq!(container.end(&id).await.error_type.as_deref(), Some("Stopped"));
+    let took = told.elapsed();
+    assert!((Duration::from_millis(2_500)..Duration::from_secs(6)).contains(&took), "{took:?}");
     // The event comes after the process is gone.
     assert!(kill(process, None).is_err(), "it still runs");
 }
@@ -73,6 +83,24 @@ async fn a_process_that_has_to_end_writes_its_event_at_once_and_gives_the_agent_
     assert!(told.elapsed() < Duration::from_millis(900), "{:?}", told.elapsed());
     container.program.ended().await;
     assert_eq!(container.file().await, "saved\n");
+}
+
+#[tokio::test]
+async fn sigterm_in_the_middle_of_a_grace_does_not_wait_for_its_end() {
+    let command = r#"sh -c 'trap "" TERM; echo ready > $FOLDER/file; while :; do sleep 0.1; done'"#;
+    let limit = [("TASK_TIMEOUT_SECONDS", "1")];
+    let container = Container::start_with(command, &limit).await;
+    let id = session_id();
+    container.post(&id, &json!({})).await;
+    container.file().await;
+    eventually("the grace", async || {
+        container.program.log().contains("the task is ended").then_some(())
+    })
+    .await;
+    container.program.signal(Signal::SIGTERM);
+    let told = Instant::now();
+    assert_eq!(container.end(&id).await.error_type.as_deref(), Some("TimedOut"));
+    assert!(told.elapsed() < Duration::from_millis(1_500), "{:?}", told.elapsed());
 }
 
 #[tokio::test]

@@ -129,7 +129,7 @@ async fn two_session_headers_that_differ_are_refused() {
 async fn send_head(host: &Host, id: &SessionId, framing: &str, body: &str) -> TcpStream {
     let mut stream = TcpStream::connect(host.address).await.unwrap();
     let head = format!(
-        "POST /invocations HTTP/1.1\r\nHost: x\r\n{SESSION_HEADER}: {id}\r\n{framing}\r\n\r\n{body}"
+        "POST /invocations HTTP/1.1\r\nHost: localhost\r\n{SESSION_HEADER}: {id}\r\n{framing}\r\n\r\n{body}"
     );
     stream.write_all(head.as_bytes()).await.unwrap();
     stream
@@ -242,8 +242,9 @@ async fn a_truncated_body_is_journaled_as_a_failure() {
     ] {
         let (host, id) = (calm_host(), session_id());
         let mut stream = TcpStream::connect(host.address).await.unwrap();
-        let request =
-            format!("POST /invocations HTTP/1.1\r\nHost: x\r\n{SESSION_HEADER}: {id}\r\n{head}");
+        let request = format!(
+            "POST /invocations HTTP/1.1\r\nHost: localhost\r\n{SESSION_HEADER}: {id}\r\n{head}"
+        );
         stream.write_all(request.as_bytes()).await.unwrap();
         stream.shutdown().await.unwrap();
         let mut answer = String::new();
@@ -264,7 +265,7 @@ async fn a_caller_that_breaks_off_in_the_body_leaves_a_journaled_failure() {
         let id = session_id();
         let mut stream = TcpStream::connect(host.address).await.unwrap();
         let head = format!(
-            "POST /invocations HTTP/1.1\r\nHost: x\r\n{SESSION_HEADER}: {id}\r\nContent-Length: 1000\r\n\r\n{{"
+            "POST /invocations HTTP/1.1\r\nHost: localhost\r\n{SESSION_HEADER}: {id}\r\nContent-Length: 1000\r\n\r\n{{"
         );
         stream.write_all(head.as_bytes()).await.unwrap();
         tokio::time::sleep(Duration::from_millis(pause)).await;
@@ -286,7 +287,7 @@ async fn a_chunked_body_is_taken() {
     let (host, id) = (calm_host(), session_id());
     let mut stream = TcpStream::connect(host.address).await.unwrap();
     let head = format!(
-        "POST /invocations HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{SESSION_HEADER}: {id}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        "POST /invocations HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{SESSION_HEADER}: {id}\r\nTransfer-Encoding: chunked\r\n\r\n"
     );
     stream
         .write_all(format!("{head}7\r\n{{\"do\": \r\n9\r\n\"return\"}}\r\n0\r\n\r\n").as_bytes())
@@ -306,7 +307,7 @@ async fn two_hundred_slow_connections_keep_nobody_out() {
         let id = session_id();
         // Half of them stop in the head, half in the body.
         let head = format!(
-            "POST /invocations HTTP/1.1\r\nHost: x\r\n{SESSION_HEADER}: {id}\r\nContent-Length: 100\r\n"
+            "POST /invocations HTTP/1.1\r\nHost: localhost\r\n{SESSION_HEADER}: {id}\r\nContent-Length: 100\r\n"
         );
         stream.write_all(head.as_bytes()).await.unwrap();
         if n % 2 == 0 {

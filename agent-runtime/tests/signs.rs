@@ -48,7 +48,11 @@ async fn a_task_gives_signs_of_life_from_its_start_to_its_end() {
     let start = events.iter().find(|event| event.status == Status::AgentBackgroundTaskStarted);
     assert_eq!(start.unwrap().heartbeat_seconds, Some(1), "whole seconds, at least one");
     host.terminal(&id).await;
+    let before = signs(&host, &id).await.len();
+    tokio::time::sleep(6 * HEARTBEAT).await;
     let signs = signs(&host, &id).await;
+    // One may have been under way.
+    assert!(signs.len() <= before + 1, "{before}, {signs:?}");
     let slots: Vec<_> = signs.iter().rev().map(|sign| sign.slot).collect();
     assert_eq!(slots, Vec::from_iter(0..u32::try_from(signs.len()).unwrap()));
     assert!((2..=8).contains(&slots.len()), "{slots:?}");
@@ -155,4 +159,11 @@ async fn a_task_that_works_too_long_or_into_the_end_of_its_container_is_ended() 
         assert!(end.error_message.as_ref().unwrap().contains(said), "{end:?}");
         host.stop().await;
     }
+    // One that starts in a container's last minutes is left to work.
+    let limits = Limits { max_lifetime: Some(three_minutes), ..Limits::default() };
+    let host = Host::start_within(&Dynamo::new(|_| Fault::None), limits);
+    let id = session_id();
+    host.invoke(&id, "run-1", json!({"do": "sleep", "ms": 300})).await;
+    assert_eq!(host.terminal(&id).await.status, Status::AgentBackgroundTaskCompleted);
+    host.stop().await;
 }

@@ -1,5 +1,7 @@
 //! The executions that Step Functions knows: as DescribeExecution answers them, each with its history.
 
+#![expect(clippy::indexing_slicing, reason = "of a JSON value, which has null where nothing is")]
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;

@@ -9,14 +9,12 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_sdk_sfn::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_sfn::operation::start_execution::StartExecutionError;
 use aws_sdk_sfn::types::ExecutionStatus;
 use journal::{Draft, Event, SessionId, Source, Status};
-use local::Server;
 use local::step_functions::{self, STATE_MACHINE_ARN};
 use operator::history::{newest, runs};
-use support::{Stack, open, put, put_history, sibling};
+use support::{Stack, open, put, put_history, sfn, sibling};
 use testing::{CREDENTIAL, REGION, TABLE_NAME, Table};
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -324,16 +322,6 @@ async fn start_runs_a_session_and_watch_shows_it_to_its_end() {
     );
     step_functions.stop().await;
     system.stop().await;
-}
-
-/// The local Step Functions through the real SDK.
-fn sfn(step_functions: &Server) -> aws_sdk_sfn::Client {
-    let config = aws_sdk_sfn::config::Builder::new()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new(REGION))
-        .credentials_provider(Credentials::new(CREDENTIAL, CREDENTIAL, None, None, "test"))
-        .endpoint_url(format!("http://{}", step_functions.address));
-    aws_sdk_sfn::Client::from_conf(config.build())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -129,3 +129,47 @@ async fn an_answer_whose_body_comes_long_after_its_head_is_awaited_and_asked_for
     assert_eq!(IMPATIENT.start_seconds, 3);
     stack.system.stop().await;
 }
+
+/// Without signs of life, an open call is not waited for until the last poll either.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_whose_outcome_nobody_knows_is_given_up_even_without_patience() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let table = Table::open(None, 0).await.unwrap();
+    let workflow = workflow::Definition { patience_seconds: 0, ..IMPATIENT };
+    let stack = Stack::behind_with(table, address, workflow, None).await;
+    let unknown = Faulty(&stack.system, |resource, _: &Value| match resource {
+        Resource::Invoke => Break::After(PANIC),
+        _ => Break::No,
+    });
+    let taken = async { drop(listener.accept().await.unwrap()) };
+    let run = execution(json!({}));
+    let (end, ()) = tokio::join!(stack.system.run_with(&run, &unknown), taken);
+    let (error, cause) = failure(end);
+    assert_eq!(error, "AgentNotStarted");
+    assert!(cause.contains(PANIC), "{cause}");
+    stack.system.stop().await;
+}
+
+/// A request that was refused beside a task that works.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_definite_failure_of_one_call_does_not_fail_a_run_whose_agent_works() {
+    let stack = Stack::start("sh -c 'sleep 2; echo 7'", 600).await;
+    let run = execution(json!({}));
+    let panics = Faulty(&stack.system, |resource, _: &Value| match resource {
+        Resource::Invoke => Break::After(PANIC),
+        _ => Break::No,
+    });
+    // As a retried function journals it whose first call has started the agent.
+    let journal = stack.system.journal();
+    let journal = journal.session(run.name.parse().unwrap(), &*run.id, journal::Source::Invoker);
+    let refused = async {
+        stack.wait_for(&run.name, &["AGENT_BACKGROUND_TASK_STARTED"]).await;
+        let status = journal::Status::AgentInvocationFailed;
+        let draft = journal::Draft::failure(status, "RuntimeClientError", "refused");
+        journal.append(draft, None, Duration::from_secs(9)).await.unwrap();
+    };
+    let (end, ()) = tokio::join!(stack.system.run_with(&run, &panics), refused);
+    assert_eq!(end, ExecutionEnd::Succeeded(json!(7)));
+    stack.system.stop().await;
+}

@@ -58,7 +58,7 @@ async fn an_example_without_a_prompt_fails_in_its_own_words() {
             last.starts_with("The agent's last progress: TASK_COUNT_FAILED at "),
             "{explained}"
         );
-        assert!(last.ends_with(" s there is no prompt"), "{explained}");
+        assert!(last.ends_with(" s: there is no prompt"), "{explained}");
         stack.system.stop().await;
     }
 }

@@ -10,27 +10,17 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use aws_sdk_sfn::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_sfn::types::{ExecutionStatus, HistoryEventType};
 use local::Server;
 use local::collector::Collector;
 use local::step_functions::{self, STATE_MACHINE_ARN};
 use local::system::{AGENT_RUNTIME_ARN, Options, System};
 use serde_json::{Value, json};
-use support::Stack;
+use support::{Stack, sfn};
 use testing::{CREDENTIAL, REGION, TABLE_NAME};
 
 /// Fails, works for long, or gives its input back, as its input says.
 const AGENT: &str = "sh -c 'read -r input; case $input in *wrong*) exit 3;; *long*) sleep 60;; esac; echo \"$input\"'";
-
-fn sfn(step_functions: &Server) -> aws_sdk_sfn::Client {
-    let config = aws_sdk_sfn::config::Builder::new()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new(REGION))
-        .credentials_provider(Credentials::new(CREDENTIAL, CREDENTIAL, None, None, "test"))
-        .endpoint_url(format!("http://{}", step_functions.address));
-    aws_sdk_sfn::Client::from_conf(config.build())
-}
 
 async fn start(client: &aws_sdk_sfn::Client, prompt: &str) -> String {
     let input = json!({"prompt": prompt}).to_string();

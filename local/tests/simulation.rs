@@ -390,6 +390,23 @@ fn a_replaced_container_is_watched_instead() {
 }
 
 #[test]
+fn a_replacement_that_is_killed_is_noticed_too() {
+    each_seed("replaced, and killed again", &["ContainerLost"], async |world| {
+        let (execution, time) = (execution(), world.random(0..1_000));
+        let kill_twice = async {
+            world.kill_after(&execution.id, time).await;
+            sleep(world.random(0..90)).await;
+            world.container(&execution.id, world.epoch.into(), secs(50_000)).await;
+            sleep(world.random(0..1_000)).await;
+            world.kill(&execution.id);
+            Instant::now()
+        };
+        let (end, died) = join(world.run(&execution, Some(secs(50_000))), kill_twice).await;
+        (end, Some(died))
+    });
+}
+
+#[test]
 fn throttled_writes_are_no_death() {
     for of_thousand in [900, 980, 995] {
         each_seed(&format!("writes throttled {of_thousand} ‰"), &["completed"], async |world| {
@@ -440,9 +457,10 @@ fn a_container_that_is_cut_off_shortly_is_no_death() {
 /// The workflow cannot know that it lives. But the container learns it, and ends its agent.
 #[test]
 fn a_container_that_is_cut_off_for_long_ends_its_agent_when_it_comes_back() {
-    for seconds in [120, 600] {
-        let expected = ["completed", "ContainerLost"];
-        each_seed(&format!("cut off for {seconds} s"), &expected, async |world| {
+    for (seconds, expected) in
+        [(120, &["completed", "ContainerLost"][..]), (600, &["ContainerLost"])]
+    {
+        each_seed(&format!("cut off for {seconds} s"), expected, async |world| {
             let weather =
                 |now| Weather { cut: Some(now..now + secs(seconds)), ..Weather::default() };
             let end = in_weather(Arc::clone(&world), weather, secs(2_400)).await;

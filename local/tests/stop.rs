@@ -117,7 +117,7 @@ async fn what_has_not_started_or_ended_by_itself_is_said() {
     let (code, said) = stop(&stack, &[event.session_id().unwrap().as_str()], "").await;
     assert_eq!(
         (code, &*said),
-        (3, "No task of the session has started yet, so there is nothing to stop.\n")
+        (3, "No task of the session has started yet. Try again in some seconds.\n")
     );
     // Without signs of life for so long, the task's own end comes first.
     let run = execution(json!({}));

@@ -38,20 +38,22 @@ pub async fn ended(client: &Client, arn: &str) -> Result<Option<Ended>, SdkFault
 /// more. `None` if the execution runs, or Step Functions does not say.
 pub async fn unwatched(config: &SdkConfig, run: &Run<'_>, id: &SessionId) -> Option<String> {
     let arn = run.invocation_id;
-    if run.ending != Ending::Running || !arn.starts_with("arn:") {
+    let now: Timestamp = SystemTime::now().into();
+    if run.ending != Ending::Running || run.has_expired(now) || !arn.starts_with("arn:") {
         return None;
     }
     let client = Client::new(config);
     let ended = tokio::time::timeout(PATIENCE, ended(&client, arn)).await.ok()?.ok()??;
     let verb = match &ended.status {
+        // Its end has expired, or came after the events were read.
+        ExecutionStatus::Succeeded => return None,
         ExecutionStatus::Aborted => "was aborted".to_owned(),
         _ => format!("has ended ({})", escape(&ended.how)),
     };
-    let now: Timestamp = SystemTime::now().into();
     let ago = ended.stopped.map(|at| format!(" {} ago", age(at.into(), now))).unwrap_or_default();
     let mut text = format!("The execution {verb}{ago}: nobody watches this session.");
     if run.open_task().is_some() {
-        text += &format!(" Its agent may work on; stop it with: agent-journal stop {id}");
+        text += &format!(" Its agent may still be working; stop it with: agent-journal stop {id}");
     }
     Some(text)
 }

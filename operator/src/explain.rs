@@ -64,6 +64,10 @@ fn verdict(run: &Run, now: Timestamp) -> String {
                 "Lost" => {
                     "the workflow had given the session up, and the container ended its agent"
                 }
+                "TimedOut" => "the agent worked longer than it may, and was ended",
+                "LifetimeSpent" => {
+                    "the container's lifetime was nearly over, and the agent was ended"
+                }
                 "Terminated" => "the container was told to stop while the agent worked",
                 "CredentialsError" => "the agent had no valid AWS credentials",
                 "ClientError" => "an AWS service refused a call of the agent",
@@ -112,8 +116,8 @@ fn last_progress(run: &Run) -> Option<String> {
     let event = entry.event;
     let text = event.error_message.as_deref().or(event.message.as_deref()).map(escape);
     let (status, at) = (escape(event.status.as_str()), entry.offset.map(duration));
-    let (text, at) = (text.unwrap_or_default(), at.unwrap_or_default());
-    Some(format!("The agent's last progress: {status} at {at} {text}").trim_end().to_owned())
+    let (text, at) = (text.map(|text| format!(": {text}")), at.unwrap_or_default());
+    Some(format!("The agent's last progress: {status} at {at}{}", text.unwrap_or_default()))
 }
 
 /// What is known of a run without an end: the deepest step that began, and what that may mean.

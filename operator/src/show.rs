@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use anyhow::{Result, ensure};
 use aws_config::SdkConfig;
 use clap::Args;
-use journal::{Event, Journal, SessionId};
+use journal::{Ending, Event, Journal, SessionId, ending};
 use operator::history::{Run, is_foreign, newest, runs};
 use operator::{Printer, View, explain, timeline};
 
@@ -35,7 +35,7 @@ pub async fn show(config: &SdkConfig, journal: &Journal, args: &EventsArgs) -> R
     printer.print(&runs, run)?;
     let code = end(&printer, &runs, run)?;
     if !args.view.json {
-        print_unwatched(config, &runs, &args.id).await?;
+        print_unwatched(config, journal, &runs, &args.id).await?;
     }
     Ok(code)
 }
@@ -59,7 +59,7 @@ pub async fn explain_session(
     let (newest, now) = (newest(&runs), SystemTime::now().into());
     let mut out = anstream::stdout();
     writeln!(out, "{}", explain(&runs, now))?;
-    print_unwatched(config, &runs, id).await?;
+    print_unwatched(config, journal, &runs, id).await?;
     if let (Some(url), Some(trace)) = (traces, newest.and_then(Run::trace_id)) {
         let url = url.trim_end_matches('/');
         writeln!(out, "The trace is at {url}/{}", timeline::escape(trace))?;
@@ -68,9 +68,17 @@ pub async fn explain_session(
 }
 
 /// Where the journal has no end of the newest run: says if its execution has one.
-async fn print_unwatched(config: &SdkConfig, runs: &[Run<'_>], id: &SessionId) -> Result<()> {
+async fn print_unwatched(
+    config: &SdkConfig,
+    journal: &Journal,
+    runs: &[Run<'_>],
+    id: &SessionId,
+) -> Result<()> {
     let Some(run) = newest(runs) else { return Ok(()) };
-    if let Some(text) = unwatched(config, run, id).await {
+    let Some(text) = unwatched(config, run, id).await else { return Ok(()) };
+    // It may have ended, and written so, after its events were read.
+    let events = journal.events(id).await?;
+    if ending(&events, run.invocation_id) == Ending::Running {
         writeln!(anstream::stdout(), "{text}")?;
     }
     Ok(())

@@ -2,10 +2,12 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use aws_config::SdkConfig;
 use clap::Args;
-use journal::{Event, Journal, Mark, SdkFault, SessionId, SignKind, Source, Status};
+use journal::{
+    Ending, Event, Journal, Mark, SdkFault, SessionId, SignKind, Source, Status, Timestamp,
+};
 use operator::history::{Run, newest, runs};
 use operator::timeline::{escape, failure};
 use tokio::time::{Instant, sleep};
@@ -27,57 +29,75 @@ pub struct StopArgs {
     /// Why: the ErrorMessage of the task's end
     #[arg(long, default_value = "an operator stopped the task")]
     reason: String,
-    /// Stop the container at once, without a word to the agent; it may write no event any more
+    /// Have AgentCore stop the session's container at once. The task's end may be missing in the journal
     #[arg(long)]
     now: bool,
     /// The AgentCore runtime's ARN, to stop a container that does not answer
-    #[arg(long, value_name = "ARN", env = "AGENT_RUNTIME_ARN", hide_env_values = true)]
+    #[arg(long, value_name = "ARN", env = "AGENT_RUNTIME_ARN", hide_env_values = true, value_parser = runtime_arn)]
     runtime: Option<String>,
+}
+
+fn runtime_arn(arn: &str) -> Result<String, &'static str> {
+    let valid = arn.starts_with("arn:") && arn.contains(":bedrock-agentcore:");
+    valid
+        .then(|| arn.to_owned())
+        .ok_or("it must be arn:PARTITION:bedrock-agentcore:REGION:ACCOUNT:runtime/ID")
 }
 
 /// Ends the newest running task of a session.
 pub async fn stop(config: &SdkConfig, journal: &Journal, args: &StopArgs) -> Result<ExitCode> {
     let mut out = anstream::stdout();
     let events = read(journal, &args.id).await?;
-    let runs = runs(&events);
-    let running = runs.iter().rev().find_map(|run| Some((run.invocation_id, running(run)?)));
-    let Some((run, task)) = running else {
-        let ended = newest(&runs).and_then(end);
-        let Some(event) = ended else {
-            writeln!(out, "No task of the session has started yet, so there is nothing to stop.")?;
-            return Ok(3.into());
-        };
-        writeln!(out, "The task has ended already: {}", said(event))?;
-        return Ok(ExitCode::SUCCESS);
-    };
     if args.now {
         return stop_container(config, args).await;
     }
-    let newest = journal.signs(&args.id, &task.timestamp).await?;
-    let first = newest.first().map_or(0, |sign| sign.slot + 1);
-    let session = journal.session(args.id.clone(), run, Source::Operator);
-    let mut signs = session.signs(&task.timestamp, first);
-    let mut slot = first;
+    let runs = runs(&events);
+    let Some(run) = runs.iter().rfind(|run| works(run)) else {
+        let (text, code) = nothing_to_stop(&runs);
+        writeln!(out, "{text}")?;
+        return Ok(code.into());
+    };
+    let Some((task, slot)) = newest_task(journal, &args.id, run).await? else {
+        bail!(
+            "the task gives no signs of life (an older image, or HEARTBEAT_SECONDS=0), so it cannot \
+             be asked to end; stop its container with --now"
+        );
+    };
+    let session = journal.session(args.id.clone(), run.invocation_id, Source::Operator);
+    let mut signs = session.signs(&task.timestamp, slot);
+    let mut slot = slot;
     while signs.take(Mark::Stop(&args.reason)).await.context("the stop was not written")?.is_some()
     {
-        slot += 1;
+        slot = slot.saturating_add(1);
     }
-    writeln!(out, "The container is asked to end the task; that takes up to 30 s.")?;
-    let asked = Instant::now();
-    let mut answered = false;
+    writeln!(out, "Asking the container to end the task. This takes up to 30 s.")?;
+    let (asked, ends, mut answered) = (Instant::now(), ends(run), false);
     loop {
         sleep(POLL_INTERVAL).await;
-        let events = journal.events(&args.id).await?;
-        let runs = operator::history::runs(&events);
-        let own = runs.iter().find(|other| other.invocation_id == run);
-        if let Some(event) = own.and_then(end) {
+        // A read that fails is made again.
+        let Ok(events) = journal.events(&args.id).await else { continue };
+        let now = operator::history::runs(&events);
+        let own = now.iter().find(|other| other.invocation_id == run.invocation_id);
+        if let Some(event) = own.filter(|own| self::ends(own) > ends).and_then(end) {
             writeln!(out, "The task has ended: {}", said(event))?;
+            if let Some(other) = now.iter().rfind(|other| works(other)) {
+                let which = escape(other.invocation_id);
+                writeln!(
+                    out,
+                    "Another task of the session still works (run {which}). Stop again to end it."
+                )?;
+            }
             return Ok(ExitCode::SUCCESS);
         }
-        let signs = journal.signs(&args.id, &task.timestamp).await?;
-        answered |= signs.iter().any(|sign| sign.kind == SignKind::Beat && sign.slot > slot);
+        if let Ok(signs) = journal.signs(&args.id, &task.timestamp).await {
+            answered |= signs.iter().any(|sign| sign.kind == SignKind::Beat && sign.slot > slot);
+        }
         if !answered && asked.elapsed() > ANSWER_DEADLINE {
             writeln!(out, "The container has given no sign of life for 60 s.")?;
+            ensure!(
+                now.last().is_some_and(|last| last.invocation_id == run.invocation_id),
+                "the session has a newer run, which may be in a container that works: to stop it, --now"
+            );
             return stop_container(config, args).await;
         }
         if asked.elapsed() > END_DEADLINE {
@@ -90,17 +110,69 @@ pub async fn stop(config: &SdkConfig, journal: &Journal, args: &StopArgs) -> Res
     }
 }
 
-/// The start of the run's newest task, if that has no end.
-fn running<'a>(run: &Run<'a>) -> Option<&'a Event> {
-    let started = Status::AgentBackgroundTaskStarted;
-    run.open.iter().rfind(|event| event.status == started && end(run).is_none()).copied()
+/// Whether the run has a task without an end, and is not given up.
+fn works(run: &Run) -> bool {
+    starts(run).count() > ends(run) && !run.has(&Status::SessionFailed)
 }
 
-/// The end of the run's task.
+fn starts<'r, 'a>(run: &'r Run<'a>) -> impl Iterator<Item = &'a Event> + use<'r, 'a> {
+    let events = run.entries.iter().map(|entry| entry.event);
+    events.filter(|event| event.status == Status::AgentBackgroundTaskStarted)
+}
+
+/// Why there is nothing to stop, and the exit code that says so.
+fn nothing_to_stop(runs: &[Run]) -> (String, u8) {
+    let Some(run) = newest(runs) else { return ("The session has no run.".to_owned(), 3) };
+    match (run.ending, end(run)) {
+        (Ending::Failed(last), None) => {
+            let lost = match starts(run).next() {
+                Some(_) => {
+                    " If its container lives, it ends its agent when it can reach the table; to stop it at once: --now"
+                }
+                None => "",
+            };
+            (format!("The session has ended already: {}.{lost}", said(last)), 0)
+        }
+        (_, Some(end)) => (format!("The task has ended already: {}", said(end)), 0),
+        (_, None) => {
+            let text = "No task of the session has started yet. Try again in some seconds.";
+            (text.to_owned(), 3)
+        }
+    }
+}
+
+/// Of the run's tasks, the start of the one whose last sign of life is the newest, and its next free
+/// slot: a container that was replaced leaves a task without an end. `None` if none gives signs.
+async fn newest_task<'a>(
+    journal: &Journal,
+    id: &SessionId,
+    run: &Run<'a>,
+) -> Result<Option<(&'a Event, u32)>> {
+    let mut newest: Option<(Option<Timestamp>, &Event, u32)> = None;
+    for task in starts(run).filter(|task| task.heartbeat_seconds.is_some()) {
+        let signs = journal.signs(id, &task.timestamp).await?;
+        let beat = signs.iter().find(|sign| sign.kind == SignKind::Beat);
+        let last = beat.and_then(|beat| beat.timestamp).or(task.timestamp.parse().ok());
+        let slot = signs.first().map_or(0, |sign| sign.slot.saturating_add(1));
+        if newest.as_ref().is_none_or(|(newest, ..)| last >= *newest) {
+            newest = Some((last, task, slot));
+        }
+    }
+    Ok(newest.map(|(_, task, slot)| (task, slot)))
+}
+
+/// How many tasks of the run have ended.
+fn ends(run: &Run) -> usize {
+    run.entries.iter().filter(|entry| is_end(&entry.event.status)).count()
+}
+
+fn is_end(status: &Status) -> bool {
+    matches!(status, Status::AgentBackgroundTaskCompleted | Status::AgentBackgroundTaskFailed)
+}
+
+/// The newest end of a task of the run.
 fn end<'a>(run: &Run<'a>) -> Option<&'a Event> {
-    let ends = [Status::AgentBackgroundTaskCompleted, Status::AgentBackgroundTaskFailed];
-    let mut ends = ends.iter().filter_map(|status| run.find(status));
-    ends.next().map(|entry| entry.event)
+    run.entries.iter().rfind(|entry| is_end(&entry.event.status)).map(|entry| entry.event)
 }
 
 fn said(event: &Event) -> String {
@@ -111,7 +183,7 @@ fn said(event: &Event) -> String {
 /// Has AgentCore stop the session's container.
 async fn stop_container(config: &SdkConfig, args: &StopArgs) -> Result<ExitCode> {
     let runtime = args.runtime.as_ref().context(
-        "which AgentCore runtime has the session: give --runtime (output AgentRuntimeArn of the stack)",
+        "the AgentCore runtime's ARN is missing: set --runtime or AGENT_RUNTIME_ARN (output AgentRuntimeArn of the stack)",
     )?;
     let client = aws_sdk_bedrockagentcore::Client::new(config);
     let stopped = client
@@ -125,7 +197,7 @@ async fn stop_container(config: &SdkConfig, args: &StopArgs) -> Result<ExitCode>
         .context("AgentCore did not stop the session's container")?;
     writeln!(
         anstream::stdout(),
-        "AgentCore has stopped the session's container. The execution ends by itself within four minutes."
+        "AgentCore has stopped the session's container. If an execution waits for it, that ends by itself, within four minutes by default."
     )?;
     Ok(ExitCode::SUCCESS)
 }

@@ -48,7 +48,12 @@ pub fn line(entry: &Entry) -> String {
 /// `number` of `count`.
 #[must_use]
 pub fn summary(run: &Run, number: usize, count: usize, now: Timestamp) -> String {
-    let total = run.entries.last().and_then(|entry| entry.offset).map(duration).unwrap_or_default();
+    // Of a run that has ended, up to its end: a late event may follow that.
+    let last = match run.ending {
+        Ending::Failed(end) => run.entries.iter().find(|entry| std::ptr::eq(entry.event, end)),
+        Ending::Completed(_) | Ending::Running => run.entries.last(),
+    };
+    let total = last.and_then(|entry| entry.offset).map(duration).unwrap_or_default();
     let mut lines = Vec::new();
     match run.ending {
         Ending::Completed(end) => {

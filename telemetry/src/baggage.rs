@@ -1,6 +1,7 @@
 //! The run's id as a member of W3C `baggage`: the container has to know it for a body that it refuses
 //! unread. <https://www.w3.org/TR/baggage/>
 
+use journal::text::is_invocation_id;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 const KEY: &str = "journal.invocation_id";
@@ -26,7 +27,8 @@ pub fn split_baggage(baggage: &str) -> (Option<String>, Option<String>) {
     let (ours, theirs): (Vec<_>, Vec<_>) =
         baggage.split(',').partition(|member| run_of(member).is_some());
     let rest = Some(theirs.join(",")).filter(|rest| !rest.trim().is_empty());
-    (ours.into_iter().find_map(run_of), rest)
+    let run = ours.into_iter().filter_map(run_of).find(|run| is_invocation_id(run));
+    (run, rest)
 }
 
 #[cfg(test)]
@@ -43,6 +45,8 @@ mod tests {
             let (run, rest) = split_baggage(&both);
             assert_eq!((run.as_deref(), rest.as_deref()), (Some(id), Some("user=7;p=1 , x = y")));
         }
+        let invalid = format!("{KEY}=,{KEY}=%0a,{KEY}=run-1");
+        assert_eq!(split_baggage(&invalid), (Some("run-1".to_owned()), None));
         assert_eq!(split_baggage("user=7"), (None, Some("user=7".to_owned())));
     }
 }

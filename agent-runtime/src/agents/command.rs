@@ -29,6 +29,9 @@ const OUTPUT_GRACE: Duration = Duration::from_secs(1);
 /// How long a command that has to end may save its work, from SIGTERM to SIGKILL.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// How often the processes of a command that has to end are looked for.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
 /// How long to keep reading from processes that left the group.
 const LEFTOVER_GRACE: Duration = Duration::from_millis(250);
 
@@ -118,10 +121,23 @@ impl Agent for CommandAgent {
                 }
             }
         };
+        if told {
+            // Its children may still save their work, until this future is dropped.
+            let empty = async {
+                while group.is_there() {
+                    tokio::time::sleep(POLL_INTERVAL).await;
+                }
+            };
+            tokio::pin!(empty);
+            loop {
+                tokio::select! {
+                    () = &mut empty => break,
+                    done = &mut output, if read.is_none() => read = Some(done),
+                }
+            }
+        }
         if read.is_none() {
-            // Its children may still save their work; until this future is dropped.
-            let grace = if told { GRACE } else { OUTPUT_GRACE };
-            read = tokio::time::timeout(grace, &mut output).await.ok();
+            read = tokio::time::timeout(OUTPUT_GRACE, &mut output).await.ok();
         }
         // Kills the processes that the command left, which closes their end of the pipes.
         drop(group);
@@ -156,6 +172,11 @@ impl ProcessGroup {
     fn offer_to_the_kernel(&self) {
         // The command may have ended.
         let _ = std::fs::write(format!("/proc/{}/oom_score_adj", self.0), "1000");
+    }
+
+    /// Whether a process of the group is left.
+    fn is_there(&self) -> bool {
+        killpg(self.0, None).is_ok()
     }
 
     fn signal(&self, signal: Signal) {

@@ -40,10 +40,11 @@ pub(super) async fn read_stderr(stderr: Option<impl AsyncRead + Unpin>) -> VecDe
         let text = String::from_utf8_lossy(&line).trim_end().to_owned();
         line.clear();
         tracing::info!(target: "agent::stderr", "{text}");
-        kept += text.len();
+        // With its end: a blank line takes room too.
+        kept += text.len() + 1;
         lines.push_back(text);
         while kept > STDERR_TAIL_BYTES && lines.len() > 1 {
-            kept -= lines.pop_front().map_or(0, |dropped| dropped.len());
+            kept -= lines.pop_front().map_or(0, |dropped| dropped.len() + 1);
         }
     }
     lines

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use aws_sdk_sfn::config::{BehaviorVersion, Credentials, Region};
 use journal::{Event, Journal, SessionId};
+use local::Server;
 use local::agentcore::Lifecycle;
 use local::asl::{Execution, ExecutionEnd, Resource, ServiceError, Services};
 use local::front_door;
@@ -17,7 +19,7 @@ use nix::unistd::Pid;
 use operator::history::runs;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
-use testing::{TABLE_NAME, Table};
+use testing::{CREDENTIAL, REGION, TABLE_NAME, Table};
 use tokio::sync::oneshot;
 use workflow::Definition;
 
@@ -149,7 +151,7 @@ impl Stack {
         Self::behind_with(table, front_door, patient(max_poll_attempts), None).await
     }
 
-    async fn behind_with(
+    pub async fn behind_with(
         table: Table,
         front_door: SocketAddr,
         workflow: Definition,
@@ -333,4 +335,14 @@ pub fn put_history(table: &Table, name: &str) -> Vec<Event> {
     let events: Vec<Event> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     events.iter().for_each(|event| put(table, event));
     events
+}
+
+/// The local Step Functions through the real SDK.
+pub fn sfn(step_functions: &Server) -> aws_sdk_sfn::Client {
+    let config = aws_sdk_sfn::config::Builder::new()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new(REGION))
+        .credentials_provider(Credentials::new(CREDENTIAL, CREDENTIAL, None, None, "test"))
+        .endpoint_url(format!("http://{}", step_functions.address));
+    aws_sdk_sfn::Client::from_conf(config.build())
 }
