@@ -9,7 +9,7 @@ use actix_web::web::{self, Bytes, Data};
 use actix_web::{HttpRequest, HttpResponse};
 use agent_runtime::{REQUEST_HEADER, SESSION_HEADER};
 use anyhow::{Context, Result};
-use journal::SessionId;
+use journal::{InvalidSessionId, SessionId};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -77,19 +77,20 @@ pub fn start_on(port: u16, behind: Behind) -> Result<Server> {
     .with_context(|| format!("cannot serve AgentCore on 127.0.0.1:{port}"))
 }
 
-/// The session of a request, or the refusal of an invalid one.
-fn session(http: &HttpRequest) -> Result<SessionId, HttpResponse> {
+fn session(http: &HttpRequest) -> Result<SessionId, InvalidSessionId> {
     let header = http.headers().get(SESSION_HEADER).and_then(|value| value.to_str().ok());
-    header.unwrap_or_default().parse::<SessionId>().map_err(|error| {
-        error_answer(StatusCode::BAD_REQUEST, "ValidationException", &error.to_string())
-    })
+    header.unwrap_or_default().parse()
+}
+
+fn invalid(error: &InvalidSessionId) -> HttpResponse {
+    error_answer(StatusCode::BAD_REQUEST, "ValidationException", &error.to_string())
 }
 
 /// StopRuntimeSession.
 async fn stop(http: HttpRequest, state: Data<State>) -> HttpResponse {
     let session_id = match session(&http) {
         Ok(session_id) => session_id,
-        Err(refusal) => return refusal,
+        Err(error) => return invalid(&error),
     };
     let process = match &state.behind {
         Behind::Containers(containers) => containers.process(&session_id),
@@ -106,7 +107,7 @@ async fn stop(http: HttpRequest, state: Data<State>) -> HttpResponse {
 async fn invoke(http: HttpRequest, body: Bytes, state: Data<State>) -> HttpResponse {
     let session_id = match session(&http) {
         Ok(session_id) => session_id,
-        Err(refusal) => return refusal,
+        Err(error) => return invalid(&error),
     };
     let address = match state.behind.address(&session_id).await {
         Ok(address) => address,
