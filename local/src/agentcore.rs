@@ -110,7 +110,8 @@ async fn watch(client: reqwest::Client, ping: String, process: Arc<Process>, lif
     let mut idle_since = started;
     while !process.has_ended() {
         tokio::time::sleep(PING_INTERVAL).await;
-        if let Some(idle) = idle_for(&client, &ping).await {
+        let answer = async { client.get(&ping).send().await.ok()?.json().await.ok() };
+        if let Some(idle) = answer.await.and_then(|answer| idle_by(&answer, SystemTime::now())) {
             idle_since = Instant::now().checked_sub(idle).unwrap_or(started);
         }
         if idle_since.elapsed() >= lifecycle.idle_timeout
@@ -121,13 +122,33 @@ async fn watch(client: reqwest::Client, ping: String, process: Arc<Process>, lif
     }
 }
 
-/// For how long the container says that it has been idle; nothing if it does not say so in whole
-/// Unix seconds.
-async fn idle_for(client: &reqwest::Client, ping: &str) -> Option<Duration> {
-    let answer: Value = client.get(ping).send().await.ok()?.json().await.ok()?;
+/// For how long a container has been idle by its answer; nothing if it does not say so in whole Unix
+/// seconds.
+fn idle_by(answer: &Value, now: SystemTime) -> Option<Duration> {
     let changed_at = answer.get("time_of_last_update")?.as_u64()?;
     if answer.get("status")? == "HealthyBusy" {
         return Some(Duration::ZERO);
     }
-    SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_secs(changed_at)).ok()
+    now.duration_since(UNIX_EPOCH + Duration::from_secs(changed_at)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_ping_that_lies_is_taken_as_agentcore_takes_it() {
+        let idle = |answer: Value| idle_by(&answer, UNIX_EPOCH + Duration::from_secs(1_000));
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!(idle(json!({"status": "Healthy", "time_of_last_update": 900})), seconds(100));
+        assert_eq!(idle(json!({"status": "HealthyBusy", "time_of_last_update": 900})), seconds(0));
+        // Stamped anew at every ping: it is never idle.
+        assert_eq!(idle(json!({"status": "Healthy", "time_of_last_update": 1_000})), seconds(0));
+        // Without the number it does not count that the container says that it is busy.
+        assert_eq!(idle(json!({"status": "HealthyBusy"})), None);
+        let text = json!({"status": "HealthyBusy", "time_of_last_update": "2026-11-25T00:00:00Z"});
+        assert_eq!(idle(text), None);
+    }
 }
