@@ -12,7 +12,7 @@ use serde_json::json;
 /// middleware of `actix_web::middleware::from_fn`.
 ///
 /// # Errors
-/// Those of the service behind it.
+/// Those of the wrapped service.
 pub async fn refuse_web_pages<B: MessageBody>(
     request: ServiceRequest,
     next: Next<B>,

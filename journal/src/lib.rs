@@ -21,6 +21,7 @@
 mod append;
 mod append_error;
 mod bounded;
+mod draft;
 mod ending;
 mod event;
 mod fault;
@@ -37,8 +38,9 @@ mod timestamp;
 
 pub use append_error::{AppendError, AppendErrorKind};
 pub use bounded::BoundedAnswers;
+pub use draft::Draft;
 pub use ending::{Ending, ending};
-pub use event::{Draft, Event, SORT_KEY_PREFIX, Source};
+pub use event::{Event, SORT_KEY_PREFIX, Source};
 pub use fault::{FaultKind, SdkFault, display_chain};
 pub use journal::{Clock, Journal};
 pub use read::ReadError;

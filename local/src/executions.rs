@@ -30,7 +30,7 @@ pub(crate) struct Executions {
     records: Mutex<BTreeMap<String, Record>>,
     /// A line for each start and each end.
     file: Option<Mutex<File>>,
-    /// What is told of each start and each end.
+    /// Gets a line for each start and each end.
     say: Option<fn(&str)>,
 }
 

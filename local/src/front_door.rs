@@ -28,7 +28,7 @@ const NOT_STARTED: &str =
 /// Headers that AgentCore hands on.
 const FORWARDED: [&str; 4] = ["content-type", "baggage", "traceparent", "tracestate"];
 
-/// What is behind the door.
+/// Where the front door hands requests on to.
 #[derive(Clone)]
 pub enum Behind {
     /// A container for each session.

@@ -61,7 +61,7 @@ struct Request {
 struct Refusal(&'static str, String);
 
 /// Serves the API on `port` of 127.0.0.1 (0: any), with executions that run on `system` until it is
-/// stopped. They are kept in `file`; `say` is told of each start and each end.
+/// stopped. They are kept in `file`; `say` gets a line for each start and each end.
 ///
 /// # Errors
 /// If the port is taken, or the file cannot be opened.

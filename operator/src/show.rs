@@ -98,7 +98,7 @@ async fn with_signs<'a>(
     Ok(runs)
 }
 
-/// The session's events, of which there must be one. Foreign items are remarked.
+/// The session's events. It is an error if there are none, and a warning if there are foreign items.
 pub async fn read(journal: &Journal, id: &SessionId) -> Result<Vec<Event>> {
     let events = journal.events(id).await?;
     let foreign = events.iter().filter(|event| is_foreign(event)).count();
