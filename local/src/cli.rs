@@ -64,10 +64,10 @@ pub struct UpArgs {
     #[arg(long, default_value_t = 8084)]
     pub agentcore_port: u16,
     /// Seconds without a task after which AgentCore ends a container
-    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
     pub agent_idle_timeout: u64,
     /// Seconds after which AgentCore ends a container, whatever it does
-    #[arg(long, value_name = "SECONDS", default_value_t = 28_800)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 28_800, value_parser = clap::value_parser!(u64).range(1..))]
     pub agent_max_lifetime: u64,
     /// Port of DynamoDB
     #[arg(long, default_value_t = 8000)]

@@ -51,7 +51,7 @@ impl Executions {
             let Some(arn) = described["executionArn"].as_str().map(str::to_owned) else { continue };
             if described["status"] == "RUNNING" {
                 described["status"] = json!("ABORTED");
-                described["stopDate"] = described["startDate"].clone();
+                described["stopDate"] = epoch_seconds();
                 described["cause"] = json!("the local system was ended");
             }
             let (request, history) = (Value::Null, Vec::new());

@@ -46,6 +46,7 @@ struct StartExecution {
 struct Request {
     #[serde(default)]
     execution_arn: String,
+    state_machine_arn: Option<String>,
     status_filter: Option<String>,
     max_results: Option<usize>,
     next_token: Option<String>,
@@ -108,8 +109,7 @@ fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
 fn start_execution(body: &[u8], state: &State) -> Result<Value, Refusal> {
     let request: StartExecution = parse(body)?;
     if request.state_machine_arn != STATE_MACHINE_ARN {
-        let message = format!("the state machine on this machine is {STATE_MACHINE_ARN}");
-        return Err(Refusal("StateMachineDoesNotExist", message));
+        return Err(other_state_machine());
     }
     let input = input(request.input.as_deref().unwrap_or("{}"))?;
     let name = request.name.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
@@ -191,6 +191,11 @@ fn input(text: &str) -> Result<Value, Refusal> {
     Ok(input)
 }
 
+fn other_state_machine() -> Refusal {
+    let message = format!("the state machine on this machine is {STATE_MACHINE_ARN}");
+    Refusal("StateMachineDoesNotExist", message)
+}
+
 fn unknown(arn: &str) -> Refusal {
     Refusal("ExecutionDoesNotExist", format!("{arn} was not started here"))
 }
@@ -213,8 +218,16 @@ fn stop_execution(request: &Request, state: &State) -> Result<Value, Refusal> {
 }
 
 fn list_executions(request: &Request, state: &State) -> Result<Value, Refusal> {
+    if request.state_machine_arn.as_deref() != Some(STATE_MACHINE_ARN) {
+        return Err(other_state_machine());
+    }
     let mut all = state.executions.newest_first();
     if let Some(status) = &request.status_filter {
+        let known = ["RUNNING", "SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED", "PENDING_REDRIVE"];
+        if !known.contains(&status.as_str()) {
+            let text = format!("statusFilter must be one of {}", known.join(", "));
+            return Err(Refusal("ValidationException", text));
+        }
         all.retain(|described| described["status"] == **status);
     }
     let shown = ["executionArn", "stateMachineArn", "name", "status", "startDate", "stopDate"];
@@ -241,7 +254,7 @@ fn page(name: &str, all: Vec<Value>, request: &Request) -> Result<Value, Refusal
     let begin = request.next_token.as_deref().map_or(Ok(0), str::parse::<usize>);
     let begin = begin.map_err(|_| Refusal("InvalidToken", "the token is not valid".to_owned()))?;
     let size = request.max_results.filter(|size| (1..=MAX_RESULTS).contains(size));
-    let end = begin + size.unwrap_or(100);
+    let end = begin.saturating_add(size.unwrap_or(100));
     let more = (end < all.len()).then(|| end.to_string());
     let items = Vec::from_iter(all.into_iter().take(end).skip(begin));
     Ok(json!({name: items, "nextToken": more}))

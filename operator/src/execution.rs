@@ -18,6 +18,7 @@ pub struct Ended {
     stopped: Option<SystemTime>,
     /// Its status, and on a failure its error and cause.
     pub how: String,
+    cause: Option<String>,
 }
 
 /// How an execution ended; `None` if it still runs.
@@ -28,10 +29,10 @@ pub async fn ended(client: &Client, arn: &str) -> Result<Option<Ended>, SdkFault
     if status == ExecutionStatus::Running {
         return Ok(None);
     }
-    let said = [Some(status.to_string()), error, cause];
+    let said = [Some(status.to_string()), error, cause.clone()];
     let how = said.into_iter().flatten().collect::<Vec<_>>().join(": ");
     let stopped = stop_date.and_then(|date| SystemTime::try_from(date).ok());
-    Ok(Some(Ended { status, stopped, how }))
+    Ok(Some(Ended { status, stopped, how, cause }))
 }
 
 /// What Step Functions knows of a run of which the journal has no end: that nobody watches it any
@@ -51,7 +52,9 @@ pub async fn unwatched(config: &SdkConfig, run: &Run<'_>, id: &SessionId) -> Opt
         _ => format!("has ended ({})", escape(&ended.how)),
     };
     let ago = ended.stopped.map(|at| format!(" {} ago", age(at.into(), now))).unwrap_or_default();
-    let mut text = format!("The execution {verb}{ago}: nobody watches this session.");
+    let why = ended.cause.filter(|_| ended.status == ExecutionStatus::Aborted);
+    let why = why.map(|cause| format!(" ({})", escape(&cause))).unwrap_or_default();
+    let mut text = format!("The execution {verb}{ago}{why}: nobody watches this session.");
     if run.open_task().is_some() {
         text += &format!(" Its agent may still be working; stop it with: agent-journal stop {id}");
     }

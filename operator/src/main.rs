@@ -23,7 +23,7 @@ use stop::StopArgs;
 /// Region, credentials and endpoints are those of the AWS SDKs (AWS_PROFILE, AWS_REGION, …). The
 /// exit code is 0 if the session completed (of stop: if its task has ended), 1 if it failed, 2 on a
 /// usage or access error, 3 if it still runs or its end is not known any more, 4 if its history is
-/// broken. To list sessions on AWS: aws stepfunctions
+/// broken. To list sessions: aws stepfunctions
 /// list-executions --state-machine-arn ARN --status-filter FAILED
 #[derive(Parser)]
 #[command(name = "agent-journal", version)]

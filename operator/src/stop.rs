@@ -192,9 +192,15 @@ async fn stop_container(config: &SdkConfig, args: &StopArgs) -> Result<ExitCode>
         .runtime_session_id(args.id.as_str())
         .send()
         .await;
-    stopped
-        .map_err(|error| SdkFault::new(&error))
-        .context("AgentCore did not stop the session's container")?;
+    if let Err(error) = stopped {
+        let fault = SdkFault::new(&error);
+        if error.as_service_error().is_some_and(|it| it.is_resource_not_found_exception()) {
+            let text = "AgentCore has no container of the session any more";
+            writeln!(anstream::stdout(), "{text} ({}).", escape(&fault.to_string()))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        return Err(fault).context("AgentCore did not stop the session's container");
+    }
     writeln!(
         anstream::stdout(),
         "AgentCore has stopped the session's container. If an execution waits for it, that ends by itself, within four minutes by default."
