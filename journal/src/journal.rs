@@ -105,8 +105,8 @@ impl Journal {
         crate::read::events(self, session_id).await
     }
 
-    /// The newest signs of life of the task that `started` at this timestamp, newest first, strongly
-    /// consistent: those that answer whether it lives.
+    /// The newest 200 signs of life of the task that `started` at this timestamp, newest first,
+    /// strongly consistent.
     ///
     /// # Errors
     /// If they cannot be read after the SDK's own retries.

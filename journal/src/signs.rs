@@ -19,6 +19,9 @@ use crate::{SessionId, SessionJournal, Timestamp};
 /// How long one attempt may take.
 const DEADLINE: Duration = Duration::from_secs(5);
 
+/// The largest number of a slot: it is written with six digits.
+const MAX_SLOT: u32 = 999_999;
+
 /// Days until a beat may expire.
 const BEAT_DAYS: u32 = 2;
 
@@ -38,7 +41,7 @@ pub enum SignKind {
 /// A slot that is taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sign {
-    /// Its number; the first is 0.
+    /// Its number; the first is 0. So is that of a foreign item with a key that no slot has.
     pub slot: u32,
     /// What it says.
     pub kind: SignKind,
@@ -133,7 +136,7 @@ impl Sign {
         let time = |name: &str| text(name).and_then(|text| text.parse().ok());
         let number = text("SK").and_then(|key| key.rsplit('#').next()?.parse().ok());
         Self {
-            slot: number.unwrap_or_default(),
+            slot: number.filter(|number| *number <= MAX_SLOT).unwrap_or_default(),
             kind: match text("Kind").map(String::as_str) {
                 Some("Beat") => SignKind::Beat,
                 Some("Lost") => SignKind::Lost,

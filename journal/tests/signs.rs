@@ -69,6 +69,19 @@ async fn a_slot_is_taken_once_and_says_what_the_contract_says() {
 }
 
 #[tokio::test]
+async fn a_key_that_no_slot_has_leads_nobody_to_the_end_of_the_numbers() {
+    let dynamo = Dynamo::new(|_| Fault::None);
+    for number in ["4294967295", "1000000", "zzz"] {
+        let key = format!("{STARTED}#{number}");
+        let item = json!({"PK": {"S": format!("ALIVE#{}", id())}, "SK": {"S": key}});
+        let put = json!({"TableName": TABLE_NAME, "Item": item});
+        dynamo.database.put_item(serde_json::from_value(put).unwrap()).unwrap();
+    }
+    let read = open(&dynamo).signs(&id(), STARTED).await.unwrap();
+    assert_eq!(Vec::from_iter(read.iter().map(|sign| sign.slot)), [0, 0, 0]);
+}
+
+#[tokio::test]
 async fn a_slot_that_may_be_free_is_tried_again_and_an_own_one_is_known() {
     for (fault, puts) in [
         (Fault::Refused("ThrottlingException"), 1),

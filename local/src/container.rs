@@ -8,14 +8,14 @@ use anyhow::{Context, Result};
 use testing::{Process, Spec};
 
 /// The agent-runtime's process, which can be replaced by another at the same address.
-pub(crate) struct Container {
+pub(crate) struct DirectContainer {
     spec: Spec,
     /// Where it listens: `host:port`.
     pub address: String,
     process: Mutex<Arc<Process>>,
 }
 
-impl Container {
+impl DirectContainer {
     /// Starts it on this port (0: any) and waits until it listens.
     pub async fn start(spec: Spec, port: &str) -> Result<Self> {
         let (address, process) = listen(&spec, port).await?;

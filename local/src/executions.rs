@@ -41,25 +41,27 @@ impl Executions {
     /// # Errors
     /// If the file cannot be opened.
     pub fn open(file: Option<&Path>, say: Option<fn(&str)>) -> Result<Self> {
-        let mut records = BTreeMap::new();
         let Some(path) = file else {
-            return Ok(Self { records: Mutex::new(records), file: None, say });
+            return Ok(Self { records: Mutex::default(), file: None, say });
         };
+        let mut records = BTreeMap::new();
         for line in std::fs::read_to_string(path).unwrap_or_default().lines() {
             // A line may be cut, if the machine stopped.
-            let Ok(mut described) = serde_json::from_str::<Value>(line) else { continue };
+            let Ok(described) = serde_json::from_str::<Value>(line) else { continue };
             let Some(arn) = described["executionArn"].as_str().map(str::to_owned) else { continue };
-            if described["status"] == "RUNNING" {
-                described["status"] = json!("ABORTED");
-                described["stopDate"] = epoch_seconds();
-                described["cause"] = json!("the local system was ended");
-            }
             let (request, history) = (Value::Null, Vec::new());
             records.insert(arn, Record { request, described, history, abort: None });
         }
         let file = File::options().create(true).append(true).open(path);
         let file = file.with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(Self { records: Mutex::new(records), file: Some(Mutex::new(file)), say })
+        let this = Self { records: Mutex::default(), file: Some(Mutex::new(file)), say };
+        for record in records.values_mut().filter(|it| it.described["status"] == "RUNNING") {
+            record.described["status"] = json!("ABORTED");
+            record.described["stopDate"] = epoch_seconds();
+            record.described["cause"] = json!("the local system was ended");
+            this.keep(&record.described);
+        }
+        Ok(Self { records: Mutex::new(records), ..this })
     }
 
     /// Adds an execution, unless there is one with its ARN: then that is what `taken` answers.

@@ -11,7 +11,7 @@ use workflow::Definition;
 
 use crate::agentcore::{Containers, Lifecycle};
 use crate::asl::{Execution, ExecutionEnd, Services, StateMachine};
-use crate::container::Container;
+use crate::container::DirectContainer;
 use crate::dynamodb;
 use crate::front_door::{self, Behind};
 use crate::lambda::Lambda;
@@ -76,7 +76,7 @@ pub struct System {
     pub agent_address: String,
     /// AgentCore's front door.
     pub agentcore: SocketAddr,
-    agent: Option<Container>,
+    agent: Option<DirectContainer>,
     containers: Option<Arc<Containers>>,
     /// Serves the table, if nobody else does.
     dynamodb: Option<Server>,
@@ -110,7 +110,7 @@ impl System {
         environment.extend(options.container.iter().cloned());
         let spec = Spec { arguments, ..spec(options, &table, AGENT, environment) };
         let agent = match options.agent_port {
-            Some(port) => Some(Container::start(spec.clone(), &port.to_string()).await?),
+            Some(port) => Some(DirectContainer::start(spec.clone(), &port.to_string()).await?),
             None => None,
         };
         let containers = Arc::new(Containers::new(spec, options.lifecycle)?);

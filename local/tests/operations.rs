@@ -112,7 +112,16 @@ async fn executions_are_listed_stopped_remembered_and_have_a_history() {
     ] {
         assert_eq!(status(&client, arn).await, expected, "{arn}");
     }
+    // And the one after that says the same of it.
+    let stopped_at = async |client: &aws_sdk_sfn::Client| {
+        let describe = client.describe_execution().execution_arn(&left);
+        describe.send().await.unwrap().stop_date
+    };
+    let first = stopped_at(&client).await;
     next.stop().await;
+    let third = serve(&file);
+    assert_eq!(stopped_at(&sfn(&third)).await, first);
+    third.stop().await;
     system.stop().await;
 }
 

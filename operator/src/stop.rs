@@ -57,7 +57,7 @@ pub async fn stop(config: &SdkConfig, journal: &Journal, args: &StopArgs) -> Res
         writeln!(out, "{text}")?;
         return Ok(code.into());
     };
-    let Some((task, slot)) = newest_task(journal, &args.id, run).await? else {
+    let Some((task, mut slot)) = newest_task(journal, &args.id, run).await? else {
         bail!(
             "the task gives no signs of life (an older image, or HEARTBEAT_SECONDS=0), so it cannot \
              be asked to end; stop its container with --now"
@@ -65,17 +65,22 @@ pub async fn stop(config: &SdkConfig, journal: &Journal, args: &StopArgs) -> Res
     };
     let session = journal.session(args.id.clone(), run.invocation_id, Source::Operator);
     let mut signs = session.signs(&task.timestamp, slot);
-    let mut slot = slot;
     while signs.take(Mark::Stop(&args.reason)).await.context("the stop was not written")?.is_some()
     {
-        slot = slot.saturating_add(1);
+        slot += 1;
     }
     writeln!(out, "Asking the container to end the task. This takes up to 30 s.")?;
     let (asked, ends, mut answered) = (Instant::now(), ends(run), false);
     loop {
         sleep(POLL_INTERVAL).await;
-        // A read that fails is made again.
-        let Ok(events) = journal.events(&args.id).await else { continue };
+        // A read that fails is made again, but not without end.
+        let events = match journal.events(&args.id).await {
+            Ok(events) => events,
+            Err(_) if asked.elapsed() <= END_DEADLINE => continue,
+            Err(error) => {
+                return Err(error).context("the stop was written; its outcome is not known");
+            }
+        };
         let now = operator::history::runs(&events);
         let own = now.iter().find(|other| other.invocation_id == run.invocation_id);
         if let Some(event) = own.filter(|own| self::ends(own) > ends).and_then(end) {
@@ -153,7 +158,7 @@ async fn newest_task<'a>(
         let signs = journal.signs(id, &task.timestamp).await?;
         let beat = signs.iter().find(|sign| sign.kind == SignKind::Beat);
         let last = beat.and_then(|beat| beat.timestamp).or(task.timestamp.parse().ok());
-        let slot = signs.first().map_or(0, |sign| sign.slot.saturating_add(1));
+        let slot = signs.first().map_or(0, |sign| sign.slot + 1);
         if newest.as_ref().is_none_or(|(newest, ..)| last >= *newest) {
             newest = Some((last, task, slot));
         }
