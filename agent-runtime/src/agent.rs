@@ -44,23 +44,35 @@ pub trait Agent: Send + Sync + 'static {
     fn grace(&self) -> Duration {
         Duration::ZERO
     }
+
+    /// Ends what the agent keeps between two tasks. Called once, when the container stops and its tasks
+    /// have ended. It has a second.
+    fn stop(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 }
 
 /// An [`Agent`] of any type. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct AnyAgent {
     pub run: Arc<dyn Fn(Invocation) -> BoxFuture<'static, Outcome> + Send + Sync>,
+    pub stop: Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>,
     pub grace: Duration,
 }
 
 impl AnyAgent {
     pub fn new(agent: impl Agent) -> Self {
         let (grace, agent) = (agent.grace(), Arc::new(agent));
+        let stopped = Arc::clone(&agent);
         let run = move |invocation| {
             let agent = Arc::clone(&agent);
             async move { Ok(usable(to_raw_value(&agent.run(invocation).await?)?)?) }.boxed()
         };
-        Self { run: Arc::new(run), grace }
+        let stop = move || {
+            let agent = Arc::clone(&stopped);
+            async move { agent.stop().await }.boxed()
+        };
+        Self { run: Arc::new(run), stop: Arc::new(stop), grace }
     }
 }
 
@@ -87,6 +99,9 @@ pub struct Invocation {
     /// `SESSION_ID`, `INVOCATION_ID` and the trace context, as a command finds them in its
     /// environment.
     pub environment: BTreeMap<String, String>,
+    /// The request's other headers, in small letters: what AgentCore hands on to an agent, such as
+    /// `workloadaccesstoken`.
+    pub headers: BTreeMap<String, String>,
     /// The task's own tasks and progress.
     pub context: TaskContext,
 }

@@ -7,7 +7,8 @@ use serde::de::{Deserialize, Deserializer as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// The members that can be asked for.
-const NAMES: [&str; 6] = ["session_id", "input", "invocation_id", "after", "environment", "trace"];
+const NAMES: [&str; 7] =
+    ["session_id", "sessionId", "input", "invocation_id", "after", "environment", "trace"];
 
 /// A body of valid JSON, and if it is an object its members with one of the [`NAMES`].
 pub(crate) struct Body<'a> {

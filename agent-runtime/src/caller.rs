@@ -1,5 +1,6 @@
 //! What the head of a request says: whose it is, and what caused it.
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use actix_web::http::header::{HeaderMap, HeaderValue};
@@ -17,6 +18,31 @@ pub const SESSION_HEADER: &str = "X-Amzn-Bedrock-AgentCore-Runtime-Session-Id";
 /// The header in which AgentCore gives the request's id.
 pub const REQUEST_HEADER: &str = "X-Amzn-Bedrock-AgentCore-Runtime-Request-Id";
 
+/// Headers that concern this connection, or that the agent gets in another way.
+const NOT_HANDED_ON: [&str; 21] = [
+    "accept",
+    "accept-encoding",
+    "baggage",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "traceparent",
+    "tracestate",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "user-agent",
+    "x-amzn-bedrock-agentcore-runtime-request-id",
+    "x-amzn-bedrock-agentcore-runtime-session-id",
+];
+
 pub(crate) struct Caller {
     pub session_id: Option<SessionId>,
     pub request_id: String,
@@ -25,6 +51,8 @@ pub(crate) struct Caller {
     run: Option<String>,
     /// The caller's own.
     pub baggage: Option<String>,
+    /// What the agent gets of the others.
+    pub headers: BTreeMap<String, String>,
     /// Absent if the body comes in chunks.
     pub content_length: Option<usize>,
     received: SystemTime,
@@ -44,7 +72,12 @@ impl Caller {
         let traceparent = text("traceparent").and_then(|text| text.parse::<TraceParent>().ok());
         let lines = headers.get_all("baggage").filter_map(|line| line.to_str().ok());
         let (run, baggage) = split_baggage(&Vec::from_iter(lines).join(","));
+        let others = headers.iter().filter(|(name, _)| !NOT_HANDED_ON.contains(&name.as_str()));
+        let others = others.filter_map(|(name, value)| {
+            Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))
+        });
         Ok(Self {
+            headers: others.collect(),
             session_id: first.map(id).transpose()?,
             // A new one if AgentCore (or `curl`) gave none that can be journaled.
             request_id: request_id.unwrap_or_else(|| Uuid::new_v4().to_string()),

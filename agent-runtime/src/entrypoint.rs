@@ -129,7 +129,7 @@ impl Entrypoint {
         let journal = journal.session(session_id, invocation_id, Source::Agent);
         let journal = journal.in_trace(trace.clone());
         let answer = tokio::select! {
-            answer = self.start(journal, request, caller.baggage).instrument(logs) => answer,
+            answer = self.start(journal, request, caller).instrument(logs) => answer,
             // The journal does not answer, and the process is about to exit.
             () = self.give_up.cancelled() => Err(Refusal::shutting_down()),
         };
@@ -142,7 +142,7 @@ impl Entrypoint {
         &self,
         journal: SessionJournal,
         request: Result<Request, Refusal>,
-        baggage: Option<String>,
+        caller: Caller,
     ) -> Result<Bytes, Refusal> {
         let after = request.as_ref().ok().and_then(|request| request.after);
         let draft = Draft::new(Status::AgentEntrypointStarted);
@@ -151,7 +151,7 @@ impl Entrypoint {
             (Err(error), _) => Err(Refusal::journal(journal::display_chain(&error))),
             (Ok(_), Err(refusal)) => Err(refusal),
             (Ok(after), Ok(request)) => {
-                let invocation = invocation(request, baggage);
+                let invocation = invocation(request, caller);
                 let start = Start { journal: journal.clone(), invocation, after };
                 match self.supervisor.send(start).await {
                     Ok(answer) => answer.map_err(Refusal::from),
@@ -193,17 +193,18 @@ async fn understand(
     }
 }
 
-fn invocation(request: Request, baggage: Option<String>) -> Invocation {
+fn invocation(request: Request, caller: Caller) -> Invocation {
     let mut environment = BTreeMap::from([
         ("SESSION_ID".to_owned(), request.session_id.to_string()),
         ("INVOCATION_ID".to_owned(), request.invocation_id.clone()),
     ]);
-    environment.extend(baggage.map(|baggage| ("BAGGAGE".to_owned(), baggage)));
+    environment.extend(caller.baggage.map(|baggage| ("BAGGAGE".to_owned(), baggage)));
     Invocation {
         session_id: request.session_id,
         invocation_id: request.invocation_id,
         input: request.input,
         environment,
+        headers: caller.headers,
         context: TaskContext::default(),
     }
 }

@@ -34,8 +34,8 @@
 //!   failure, with type and message in the journal.
 //! - [`Invocation::context`] journals [phases](TaskContext) of the agent's own, and ties
 //!   [further tasks](TaskContext::spawn) to it.
-//! - [`CommandAgent`] runs a program in any language. The binary of this crate is [`run_from_env`],
-//!   which runs the command of `AGENT_COMMAND`.
+//! - [`CommandAgent`] runs a program in any language, [`HttpAgent`] calls a server. The binary of this
+//!   crate is [`run_from_env`], which takes the one that the environment names.
 //! - The program's allocator is mimalloc. A program that has its own turns the feature `mimalloc`
 //!   off: `default-features = false`.
 //! - [`Settings`] are the environment variables. [`serve`] is the same without a process around it,
@@ -78,7 +78,7 @@ mod web_page;
 mod worker;
 
 pub use agent::{Agent, AgentError, Invocation};
-pub use agents::CommandAgent;
+pub use agents::{CommandAgent, HttpAgent};
 pub use caller::{REQUEST_HEADER, SESSION_HEADER};
 pub use input::Input;
 pub use journal::{InvalidPhase, SessionId, SettingError};

@@ -12,10 +12,14 @@ use crate::AgentError;
 /// How a task ended: with its result as JSON, or with what the journal will say.
 pub(crate) type Outcome = Result<Box<RawValue>, AgentError>;
 
-/// Turns an outcome into the task's one terminal event.
-pub(crate) fn terminal_event(outcome: &Outcome) -> Draft {
+/// Turns an outcome into the task's one terminal event. A long result is there apart, by its beginning
+/// and its size in bytes.
+pub(crate) fn terminal_event(outcome: &Outcome, long_result: Option<&(String, usize)>) -> Draft {
     match outcome {
-        Ok(result) => Draft::completed(result.get()),
+        Ok(result) => match long_result {
+            Some((beginning, bytes)) => Draft::completed(beginning, *bytes),
+            None => Draft::completed(result.get(), result.get().len()),
+        },
         Err(error) => {
             Draft::failure(Status::AgentBackgroundTaskFailed, &error.error_type, &error.message)
         }

@@ -40,6 +40,8 @@ pub(crate) enum BadRequest {
          \"prompt\": \"hi\"}}; {InvalidSessionId}"
     )]
     NoSessionId,
+    #[error("the body has \"sessionId\" and no session id: its name is \"session_id\"")]
+    MisnamedSessionId,
     #[error("the session id in the body differs from the one in the header")]
     TwoSessionIds,
     #[error("the session id is in two headers that differ")]
@@ -72,6 +74,9 @@ pub(crate) fn parse(
         }
         (Some(header), _) => header.clone(),
         (None, Some(in_body)) => in_body,
+        (None, None) if read.member("sessionId").is_some() => {
+            return Err(BadRequest::MisnamedSessionId);
+        }
         (None, None) => return Err(BadRequest::NoSessionId),
     };
     if let (Some(input), Some(_)) = (read.member("input"), read.member("invocation_id")) {
@@ -82,6 +87,11 @@ pub(crate) fn parse(
             traceparent: traceparent(value("trace")?)?,
             session_id: check_environment(session_id, value("environment")?)?,
         });
+    }
+    if read.member("input").is_some() {
+        tracing::warn!(
+            "the body has \"input\" and no \"invocation_id\", so it is no envelope: the agent gets the whole body"
+        );
     }
     let (invocation_id, input) = (request_id.to_owned(), Input(read.without("session_id")));
     Ok(Request { session_id, invocation_id, after: None, input, traceparent: None })

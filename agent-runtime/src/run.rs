@@ -11,7 +11,8 @@ use journal::{Journal, SettingError};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{Agent, CommandAgent, Settings, serve};
+use crate::agents::NamedAgent;
+use crate::{Agent, Settings, serve};
 
 /// A sixth of an invocation's processor time is spent in the allocator, from several threads.
 #[cfg(feature = "mimalloc")]
@@ -26,10 +27,10 @@ pub fn run(agent: impl Agent) -> ExitCode {
     run_service(Ok(agent))
 }
 
-/// [`run`] with the command of `AGENT_COMMAND` as the agent.
+/// [`run`] with the agent that `AGENT_COMMAND`, `AGENT_SERVER_COMMAND` or `AGENT_URL` names.
 #[must_use]
 pub fn run_from_env() -> ExitCode {
-    run_service(CommandAgent::from_env(env))
+    run_service(NamedAgent::from_env(env))
 }
 
 fn run_service(agent: Result<impl Agent, SettingError>) -> ExitCode {
@@ -51,9 +52,12 @@ fn host(settings: Settings, agent: impl Agent) -> io::Result<()> {
         let mut signals = signals.into_iter().map(signal).collect::<io::Result<Vec<_>>>()?;
         let listener = listen(&settings)?;
         tracing::info!(address = %listener.local_addr()?, "listening");
-        let journal = async {
-            let aws = aws_config::load_from_env().await;
-            Journal::new((&aws).into(), settings.journal)
+        let journal = async move {
+            let config = match settings.journal_endpoint_url {
+                Some(url) => journal::settings::config_at(&url),
+                None => (&aws_config::load_from_env().await).into(),
+            };
+            Journal::new(config, settings.journal)
         };
         let received = signals.iter_mut().map(|signal| Box::pin(signal.recv()));
         let shutdown = select_all(received).map(drop);
@@ -63,6 +67,11 @@ fn host(settings: Settings, agent: impl Agent) -> io::Result<()> {
 
 fn listen(settings: &Settings) -> io::Result<TcpListener> {
     let (host, port) = (settings.host, settings.port);
+    if !host.is_loopback() && port != 8080 {
+        tracing::warn!(
+            "AgentCore calls port 8080, and PORT is {port}: if the image did not mean that, set PORT=8080 in it"
+        );
+    }
     TcpListener::bind((host, port)).map_err(|error| {
         io::Error::new(error.kind(), format!("cannot listen on {host}:{port}: {error}"))
     })

@@ -27,6 +27,9 @@ use crate::{Agent, Limits};
 /// telemetry included) it stays within 10 s.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(7);
 
+/// How long an agent may take to end what it keeps between two tasks.
+const STOP_DEADLINE: Duration = Duration::from_secs(1);
+
 /// Serves `/invocations` and `/ping` on `listener` until `shutdown` resolves, then refuses new
 /// invocations, ends every task with AGENT_BACKGROUND_TASK_FAILED of type `Terminated`, and returns
 /// when those events are durable, after 10 s at most.
@@ -53,8 +56,9 @@ pub async fn serve(
     let tasks = TaskTracker::new();
     let give_up = CancellationToken::new();
     let draining = CancellationToken::new();
+    let agent = AnyAgent::new(agent);
     let supervisor = Supervisor::new(
-        AnyAgent::new(agent),
+        agent.clone(),
         agents.handle().clone(),
         limits,
         health.clone(),
@@ -107,7 +111,7 @@ pub async fn serve(
         give_up.cancel();
         let _ = tokio::time::timeout(Duration::from_millis(500), tasks.wait()).await;
     }
-    handle.stop(true).await;
+    tokio::join!(handle.stop(true), tokio::time::timeout(STOP_DEADLINE, (agent.stop)())).1.ok();
     agents.shutdown_background();
     Ok(())
 }

@@ -2,13 +2,16 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use journal::SettingError;
-use journal::settings::optional;
+use journal::settings::{ENDPOINT_URL, optional};
 
 /// What the container is configured with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Where the journal is.
     pub journal: journal::Settings,
+    /// The URL of the journal's table if that is not on AWS (`JOURNAL_ENDPOINT_URL`), such as DynamoDB
+    /// Local. The AWS settings of the environment are then the agent's alone.
+    pub journal_endpoint_url: Option<String>,
     /// Address to listen on (`HOST`, by default all).
     pub host: IpAddr,
     /// Port to listen on (`PORT`, by default 8080; 0 takes a free one).
@@ -56,12 +59,18 @@ impl Settings {
     /// # Errors
     /// If a variable is missing or malformed; the error names it and the rule.
     pub fn from_env(env: impl Fn(&str) -> Option<String>) -> Result<Self, SettingError> {
-        let host = optional(&env, "HOST", "it must be an IP address to listen on", |host| {
-            host.parse().ok()
+        const URL: &str = "it must be an http:// or https:// URL";
+        let journal_endpoint_url = optional(&env, ENDPOINT_URL, URL, |url| {
+            let is_url = url.starts_with("http://") || url.starts_with("https://");
+            is_url.then(|| url.to_owned())
         })?;
-        let port = optional(&env, "PORT", "it must be a port number from 0 to 65535", |port| {
-            port.parse().ok()
-        })?;
+        // Base images and conda set both for purposes of their own.
+        const HOST: &str =
+            "it must be an IP address to listen on; on AgentCore set HOST=0.0.0.0 in the image";
+        let host = optional(&env, "HOST", HOST, |host| host.parse().ok())?;
+        const PORT: &str =
+            "it must be a port number from 0 to 65535; on AgentCore set PORT=8080 in the image";
+        let port = optional(&env, "PORT", PORT, |port| port.parse().ok())?;
         let max_body_bytes = optional(
             &env,
             "MAX_BODY_BYTES",
@@ -86,6 +95,7 @@ impl Settings {
         let default = Limits::default();
         Ok(Self {
             journal: journal::Settings::from_env(&env)?,
+            journal_endpoint_url,
             host: host.unwrap_or(IpAddr::from([0, 0, 0, 0])),
             port: port.unwrap_or(8080),
             limits: Limits {

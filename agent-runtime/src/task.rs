@@ -74,6 +74,7 @@ pub async fn run_task(
         invocation_id: journal.invocation_id().to_owned(),
         input: Input(Bytes::from_static(b"{}")),
         environment: BTreeMap::new(),
+        headers: BTreeMap::new(),
         context: TaskContext::default(),
     };
     let (agent, agents) = (AnyAgent::new(agent), Handle::current());
@@ -153,7 +154,7 @@ impl Task {
                     if let Err(error) = &outcome {
                         telemetry::record_error(&span, &error.error_type, &error.message);
                     }
-                    self.end(&outcome).await;
+                    self.end(&outcome, context.long_result.get()).await;
                 };
                 tokio::pin!(ended);
                 tokio::select! {
@@ -170,7 +171,7 @@ impl Task {
             }
         } else if unknown {
             // If the start is in the journal, so is its end.
-            self.end(&Err(not_started())).await;
+            self.end(&Err(not_started()), None).await;
         }
         span.end();
         drop(self.busy);
@@ -234,8 +235,8 @@ impl Task {
     }
 
     /// Writes the terminal event; as the last resort it is one JSON line of the log.
-    async fn end(&self, outcome: &Outcome) {
-        let draft = terminal_event(outcome);
+    async fn end(&self, outcome: &Outcome, long_result: Option<&(String, usize)>) {
+        let draft = terminal_event(outcome, long_result);
         if let Err(error) = self.journal.append_terminal(draft, self.give_up.cancelled()).await {
             let event = serde_json::to_string(&error.event).unwrap_or_default();
             let error = display_chain(&error);

@@ -1,4 +1,4 @@
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use journal::{InvalidPhase, Step};
 use opentelemetry::context::FutureExt;
@@ -34,6 +34,8 @@ pub struct TaskContext {
     pub(crate) ending: CancellationToken,
     children: Arc<Mutex<JoinSet<()>>>,
     pub(crate) progress: Progress,
+    /// The beginning of a result that is too long to be kept, and its size in bytes.
+    pub(crate) long_result: Arc<OnceLock<(String, usize)>>,
 }
 
 impl TaskContext {

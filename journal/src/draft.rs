@@ -11,7 +11,8 @@ pub struct Draft {
     pub(crate) status: Status,
     pub(crate) error: Option<(String, String)>,
     pub(crate) result: Option<String>,
-    pub(crate) result_truncated: bool,
+    /// Of a result that was cut: the size of the whole.
+    pub(crate) result_bytes: Option<u64>,
     pub(crate) message: Option<String>,
     pub(crate) heartbeat_seconds: Option<u64>,
     pub(crate) at: Option<Timestamp>,
@@ -25,7 +26,7 @@ impl Draft {
             status,
             error: None,
             result: None,
-            result_truncated: false,
+            result_bytes: None,
             message: None,
             heartbeat_seconds: None,
             at: None,
@@ -73,14 +74,15 @@ impl Draft {
         })
     }
 
-    /// AGENT_BACKGROUND_TASK_COMPLETED with the task's result as JSON text (cut at
-    /// [`MAX_RESULT_BYTES`], which `ResultTruncated` then says).
+    /// AGENT_BACKGROUND_TASK_COMPLETED with the task's result as JSON text, or with its beginning. It
+    /// is cut at [`MAX_RESULT_BYTES`]. If that is less than the whole has, which are `bytes`,
+    /// `ResultTruncated` and `ResultBytes` say so.
     #[must_use]
-    pub fn completed(json: &str) -> Self {
+    pub fn completed(json: &str, bytes: usize) -> Self {
         let cut = truncate(json, MAX_RESULT_BYTES);
         Self {
             result: Some(cut.to_owned()),
-            result_truncated: cut.len() < json.len(),
+            result_bytes: (cut.len() < bytes).then_some(bytes as u64),
             ..Self::new(Status::AgentBackgroundTaskCompleted)
         }
     }
@@ -99,10 +101,11 @@ mod tests {
 
     #[test]
     fn a_long_result_is_cut_and_says_so() {
-        let short = Draft::completed("\"ok\"");
-        assert_eq!((short.result.as_deref(), short.result_truncated), (Some("\"ok\""), false));
-        let long = Draft::completed(&format!("\"{}\"", "é".repeat(MAX_RESULT_BYTES)));
-        assert!(long.result_truncated);
+        let short = Draft::completed("\"ok\"", 4);
+        assert_eq!((short.result.as_deref(), short.result_bytes), (Some("\"ok\""), None));
+        let text = format!("\"{}\"", "é".repeat(MAX_RESULT_BYTES));
+        let long = Draft::completed(&text, text.len());
+        assert_eq!(long.result_bytes, Some(2 * 65_536 + 2));
         assert_eq!(long.result.unwrap().len(), MAX_RESULT_BYTES - 1);
     }
 }

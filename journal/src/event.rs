@@ -77,6 +77,9 @@ pub struct Event {
     /// On AGENT_BACKGROUND_TASK_STARTED: seconds between two signs of life, if the task gives them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heartbeat_seconds: Option<u64>,
+    /// How many bytes the whole result has, if it was cut.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result_bytes: Option<u64>,
     /// The trace in which it happened.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<String>,
@@ -127,6 +130,7 @@ impl Event {
             item.insert("ResultTruncated".to_owned(), AttributeValue::Bool(true));
         }
         let number = |number: &dyn ToString| AttributeValue::N(number.to_string());
+        item.extend(self.result_bytes.map(|n| ("ResultBytes".to_owned(), number(&n))));
         item.extend(self.heartbeat_seconds.map(|n| ("HeartbeatSeconds".to_owned(), number(&n))));
         item.extend(self.expires_at.map(|n| ("ExpiresAt".to_owned(), number(&n))));
         item
@@ -151,6 +155,7 @@ impl Event {
             message: take_text(&mut item, "Message"),
             result_truncated: take(&mut item, "ResultTruncated", |v| v.as_bool().ok().copied())
                 .unwrap_or_default(),
+            result_bytes: take(&mut item, "ResultBytes", number),
             heartbeat_seconds: take(&mut item, "HeartbeatSeconds", number),
             trace_id: take_text(&mut item, "TraceId"),
             expires_at: take(&mut item, "ExpiresAt", number),

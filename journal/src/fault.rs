@@ -77,6 +77,12 @@ impl SdkFault {
     /// Error type under which an error answered by a service is journaled.
     pub const CLIENT_ERROR: &str = "ClientError";
 
+    /// Whether a service that answers with this error code refuses the credentials themselves.
+    #[must_use]
+    pub fn is_about_credentials(code: &str) -> bool {
+        CREDENTIAL_CODES.contains(&code)
+    }
+
     /// Classifies an error of any AWS SDK client.
     pub fn new<E>(error: &SdkError<E, HttpResponse>) -> Self
     where
@@ -108,7 +114,7 @@ impl SdkFault {
             (Some(code), _) if THROTTLING_CODES.contains(&code) => FaultKind::Throttled,
             (_, Some(429)) => FaultKind::Throttled,
             (_, Some(400..=499)) => match final_code {
-                Some(code) if CREDENTIAL_CODES.contains(&code) => FaultKind::Credentials,
+                Some(code) if Self::is_about_credentials(code) => FaultKind::Credentials,
                 Some(code) => FaultKind::Refused { code: code.to_owned() },
                 None => FaultKind::Ambiguous,
             },

@@ -1,6 +1,10 @@
 //! Settings from the environment, read once by a binary; an error names the variable and the rule.
 
+use aws_sdk_dynamodb::config::{BehaviorVersion, Builder, Credentials, Region};
 use thiserror::Error;
+
+/// The variable with the URL of a table that is not on AWS.
+pub const ENDPOINT_URL: &str = "JOURNAL_ENDPOINT_URL";
 
 /// Where the journal is and how long it keeps events: what every writer is configured with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,6 +14,17 @@ pub struct Settings {
     /// Days after which an event may expire (the table's TTL attribute `ExpiresAt`). `None` keeps
     /// events.
     pub retention_days: Option<u32>,
+}
+
+/// The configuration for a table at this URL, which asks for no credentials of one's own and is in no
+/// region, such as DynamoDB Local's.
+#[must_use]
+pub fn config_at(url: &str) -> Builder {
+    Builder::new()
+        .behavior_version(BehaviorVersion::latest())
+        .endpoint_url(url)
+        .region(Region::new("us-east-1"))
+        .credentials_provider(Credentials::new("local", "local", None, None, "local"))
 }
 
 /// A setting is missing or invalid: correct the environment and start again.

@@ -332,7 +332,7 @@ async fn a_terminal_event_outlasts_every_error_for_fifteen_minutes() {
     }
     let dynamo = Dynamo::new(|_| Fault::Refused("AccessDeniedException"));
     let start = Instant::now();
-    let draft = Draft::completed("\"done\"");
+    let draft = Draft::completed("\"done\"", 6);
     let error =
         writer(&open(&dynamo)).append_terminal(draft, std::future::pending()).await.unwrap_err();
     assert!((870..=900).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());

@@ -36,8 +36,14 @@ pub struct AgentArgs {
     /// The agent: a command that gets the input as JSON on stdin and prints its result
     #[arg(long, value_name = "COMMAND")]
     agent_command: Option<String>,
+    /// The agent: a command that starts a server, such as 'uvicorn app:app'
+    #[arg(long, value_name = "COMMAND", conflicts_with = "agent_command")]
+    agent_server: Option<String>,
+    /// The agent: the URL of a running server's invocations
+    #[arg(long, value_name = "URL", conflicts_with_all = ["agent_command", "agent_server"])]
+    agent_url: Option<String>,
     /// The container: a program that hosts its agent itself, such as an agent in Rust
-    #[arg(long, value_name = "PATH", conflicts_with = "agent_command")]
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["agent_command", "agent_server", "agent_url"])]
     agent_program: Option<PathBuf>,
 }
 
@@ -140,9 +146,13 @@ pub fn options(agent: AgentArgs) -> Result<Options> {
         agentcore_port: 0,
         lifecycle: Lifecycle::default(),
         dynamodb_port: 0,
-        agent: match agent.agent_program {
-            Some(program) => Agent::Program(program),
-            None => Agent::Command(agent.agent_command.unwrap_or_else(bundled)),
+        agent: match agent {
+            AgentArgs { agent_program: Some(program), .. } => Agent::Program(program),
+            AgentArgs { agent_server: Some(command), .. } => Agent::Server(command),
+            AgentArgs { agent_url: Some(url), .. } => Agent::Url(url),
+            AgentArgs { agent_command, .. } => {
+                Agent::Command(agent_command.unwrap_or_else(bundled))
+            }
         },
         container: Vec::new(),
         // The end of a short session is shown sooner than on AWS.

@@ -32,6 +32,10 @@ pub const AGENT_RUNTIME_ARN: &str =
 pub enum Agent {
     /// The agent-runtime with this command as its agent.
     Command(String),
+    /// The agent-runtime with the server as its agent that this command starts.
+    Server(String),
+    /// The agent-runtime with the server as its agent that has this URL.
+    Url(String),
     /// A program that hosts its agent itself.
     Program(PathBuf),
 }
@@ -97,10 +101,14 @@ impl System {
             // Its log says where it listens, whatever else the user wants to see.
             ("RUST_LOG", format!("{level},agent_runtime::run=info")),
             ("HOST", "127.0.0.1".to_owned()),
+            // The AWS settings of the user are the agent's.
+            ("JOURNAL_ENDPOINT_URL", table.endpoint()),
         ];
         let mut arguments = vec![AGENT.to_owned()];
         match &options.agent {
             Agent::Command(command) => environment.push(("AGENT_COMMAND", command.clone())),
+            Agent::Server(command) => environment.push(("AGENT_SERVER_COMMAND", command.clone())),
+            Agent::Url(url) => environment.push(("AGENT_URL", url.clone())),
             Agent::Program(program) => {
                 arguments = vec![AGENT_PROGRAM.to_owned(), program.display().to_string()];
             }
@@ -108,7 +116,7 @@ impl System {
         let lifetime = options.lifecycle.max_lifetime.as_secs().to_string();
         environment.push(("MAX_LIFETIME_SECONDS", lifetime));
         environment.extend(options.container.iter().cloned());
-        let spec = Spec { arguments, ..spec(options, &table, AGENT, environment) };
+        let spec = Spec { arguments, ..spec(options, AGENT, environment) };
         let agent = match options.agent_port {
             Some(port) => Some(DirectContainer::start(spec.clone(), &port.to_string()).await?),
             None => None,
@@ -138,8 +146,14 @@ impl System {
         let environment = vec![
             ("AGENT_RUNTIME_ARN", AGENT_RUNTIME_ARN.to_owned()),
             ("AWS_ENDPOINT_URL_BEDROCK_AGENTCORE", format!("http://{front_door}")),
+            ("AWS_ENDPOINT_URL_DYNAMODB", table.endpoint()),
+            // A user's setting must not lead the invoker to the real AWS.
+            ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "false".to_owned()),
+            ("AWS_REGION", REGION.to_owned()),
+            ("AWS_ACCESS_KEY_ID", CREDENTIAL.to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", CREDENTIAL.to_owned()),
         ];
-        let lambda = Lambda::start(spec(options, &table, INVOKER, environment))?;
+        let lambda = Lambda::start(spec(options, INVOKER, environment))?;
         let agent_address = String::new();
         let (agentcore, agent, containers, dynamodb) = (front_door, None, None, None);
         Ok(Self { table, agent_address, agentcore, agent, containers, dynamodb, lambda, machine })
@@ -216,20 +230,9 @@ impl System {
 }
 
 /// A child under a hidden subcommand.
-fn spec(
-    options: &Options,
-    table: &Table,
-    subcommand: &'static str,
-    own: Vec<(&str, String)>,
-) -> Spec {
+fn spec(options: &Options, subcommand: &'static str, own: Vec<(&str, String)>) -> Spec {
     let shared = [
         ("JOURNAL_TABLE_NAME", TABLE_NAME.to_owned()),
-        ("AWS_ENDPOINT_URL_DYNAMODB", table.endpoint()),
-        // A user's setting must not lead the children to the real AWS.
-        ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "false".to_owned()),
-        ("AWS_REGION", REGION.to_owned()),
-        ("AWS_ACCESS_KEY_ID", CREDENTIAL.to_owned()),
-        ("AWS_SECRET_ACCESS_KEY", CREDENTIAL.to_owned()),
         // Empty counts as absent.
         (
             "JOURNAL_RETENTION_DAYS",

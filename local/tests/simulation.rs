@@ -566,7 +566,7 @@ fn of_two_runs_of_one_session_each_has_its_own_end() {
 fn an_end_between_the_verdict_and_session_failed_wins() {
     each_seed("completed between Lost and SESSION_FAILED", &["completed"], async |world| {
         let execution = execution();
-        *world.after_lost.lock().unwrap() = Some(Draft::completed("\"done\""));
+        *world.after_lost.lock().unwrap() = Some(Draft::completed("\"done\"", 6));
         let time = world.random(0..2_000);
         let run = world.run(&execution, Some(secs(50_000)));
         let (end, _) = join(run, world.kill_after(&execution.id, time)).await;

@@ -150,6 +150,7 @@ mod tests {
             "HeartbeatSeconds",
             "Kind",
             "Result",
+            "ResultBytes",
             "ResultTruncated",
             "TraceId",
         ];

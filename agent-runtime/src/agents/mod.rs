@@ -1,6 +1,146 @@
 //! The kinds of agent that the host brings.
 
+mod answer;
 mod command;
+mod failure;
+mod http;
 mod output;
+mod process_group;
+mod server;
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+use std::time::Duration;
+
+use journal::SettingError;
+use journal::settings::optional;
+use serde_json::value::RawValue;
+use tokio::process::Command;
+
+use crate::{Agent, AgentError, Invocation};
 
 pub use command::CommandAgent;
+pub use http::HttpAgent;
+
+/// How long an agent's process that has to end may save its work, from SIGTERM to SIGKILL.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// The agent that the environment names.
+#[derive(Debug)]
+pub(crate) enum NamedAgent {
+    Command(CommandAgent),
+    Http(HttpAgent),
+}
+
+impl NamedAgent {
+    /// Reads `AGENT_COMMAND`, `AGENT_SERVER_COMMAND` or `AGENT_URL`.
+    ///
+    /// # Errors
+    /// Unless exactly one of them is there, and is valid.
+    pub fn from_env(env: impl Fn(&str) -> Option<String>) -> Result<Self, SettingError> {
+        const ONE: &str = "exactly one of AGENT_COMMAND (a program that is run for each invocation), \
+            AGENT_SERVER_COMMAND (a server that is started and called) and AGENT_URL (the URL of a \
+            server's invocations) must name the agent";
+        let names = ["AGENT_COMMAND", "AGENT_SERVER_COMMAND", "AGENT_URL"];
+        let given = |name: &&str| env(name).is_some_and(|value| !value.is_empty());
+        let mut given = names.into_iter().filter(given);
+        match (given.next(), given.next()) {
+            (Some("AGENT_COMMAND"), None) => CommandAgent::from_env(env).map(Self::Command),
+            (Some(_), None) => HttpAgent::from_env(env).map(Self::Http),
+            (None, _) => Err(SettingError::Missing { name: "AGENT_COMMAND", expected: ONE }),
+            (Some(_), Some(name)) => {
+                let value = env(name).unwrap_or_default();
+                Err(SettingError::Malformed { name, value, expected: ONE })
+            }
+        }
+    }
+}
+
+impl Agent for NamedAgent {
+    type Output = Box<RawValue>;
+
+    fn grace(&self) -> Duration {
+        GRACE
+    }
+
+    async fn run(&self, invocation: Invocation) -> Result<Box<RawValue>, AgentError> {
+        match self {
+            Self::Command(agent) => agent.run(invocation).await,
+            Self::Http(agent) => agent.run(invocation).await,
+        }
+    }
+
+    async fn stop(&self) {
+        if let Self::Http(agent) = self {
+            agent.stop().await;
+        }
+    }
+}
+
+/// A program and its arguments.
+#[derive(Debug, Clone)]
+struct CommandLine {
+    program: String,
+    arguments: Vec<String>,
+}
+
+impl CommandLine {
+    /// Reads a variable, split into words as a shell splits them; no shell is started.
+    fn from_env(
+        env: impl Fn(&str) -> Option<String>,
+        name: &'static str,
+    ) -> Result<Option<Self>, SettingError> {
+        const WORDS: &str = "it must be a program and its arguments, with matching quotes";
+        const SHELL: &str = "no shell reads it, so `|`, `&&`, `;`, `<` and `>` do nothing: write \
+            sh -c 'first | second'";
+        // In quotes, these are ordinary arguments.
+        let of_a_shell =
+            |word: &str| ["|", "||", "&&", "&", ";", "<", ">", ">>", "2>", "2>&1"].contains(&word);
+        let words = optional(&env, name, WORDS, |line| {
+            let mut words = shell_words::split(line).ok()?.into_iter();
+            Some((line.to_owned(), words.next()?, Vec::from_iter(words)))
+        })?;
+        let Some((value, program, arguments)) = words else { return Ok(None) };
+        let is_bare = |word: &str| value.split_whitespace().any(|bare| bare == word);
+        if arguments.iter().any(|word| of_a_shell(word) && is_bare(word)) {
+            return Err(SettingError::Malformed { name, value, expected: SHELL });
+        }
+        Ok(Some(Self { program, arguments }))
+    }
+
+    /// The program, ready to be started: the leader of a process group, with what it writes on pipes.
+    fn command(&self, environment: &BTreeMap<String, String>) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args(&self.arguments)
+            // The container's own would put the agent into another trace.
+            .env_remove("TRACEPARENT")
+            .env_remove("TRACESTATE")
+            .env_remove("BAGGAGE")
+            // Where the journal is concerns the runtime alone.
+            .env_remove(journal::settings::ENDPOINT_URL)
+            .envs(environment)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Why it could not be started.
+    fn not_started(&self, error: &std::io::Error) -> AgentError {
+        let hint = match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                ". Is the program in the image and in PATH? Of a script, is the program there that its first line names?"
+            }
+            std::io::ErrorKind::PermissionDenied => {
+                ". A script needs `chmod +x`, or its interpreter before it: python3 /agent.py"
+            }
+            _ => "",
+        };
+        AgentError::new(
+            AgentError::GENERIC,
+            format!("cannot start {:?}: {error}{hint}", self.program),
+        )
+    }
+}

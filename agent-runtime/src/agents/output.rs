@@ -1,91 +1,248 @@
-//! What a command writes: its result, its log and its progress.
+//! What an agent's process writes: its result, its log and its progress.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use journal::Step;
 use journal::text::truncate;
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 
-use crate::TaskContext;
+use crate::{AgentError, TaskContext};
 
-/// How much of stdout is kept; the journal's limit for a result is smaller.
-const MAX_STDOUT_BYTES: usize = 1024 * 1024;
+/// How much of a result is kept; the journal's limit is smaller.
+pub(super) const MAX_RESULT_BYTES: usize = 1024 * 1024;
 
-/// How much of one stderr line is logged; a longer one is logged in pieces.
-const MAX_LINE_BYTES: u64 = 8 * 1024;
+/// How much of one line is logged; a longer one is logged in pieces.
+const MAX_LINE_BYTES: u64 = 64 * 1024;
 
-/// How much of the end of stderr a failure carries.
-pub(super) const STDERR_TAIL_BYTES: usize = 4 * 1024;
+/// How much of the end of the log is kept, to find the cause of a failure in it.
+const TAIL_BYTES: usize = 32 * 1024;
 
 /// How much of an invalid line of progress is logged.
 const MAX_QUOTED_BYTES: usize = 200;
 
-/// Reads to the end and keeps the beginning.
-pub(super) async fn read_stdout(stdout: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
-    let Some(mut stdout) = stdout else { return Vec::new() };
-    let mut kept = Vec::new();
-    let _ = (&mut stdout).take(MAX_STDOUT_BYTES as u64).read_to_end(&mut kept).await;
-    let _ = tokio::io::copy(&mut stdout, &mut tokio::io::sink()).await;
-    kept
+/// Lines that one task may write to the log from each of stdout and stderr.
+const MAX_LOG_LINES: usize = 10_000;
+
+/// Bytes that one task may write to the log from each of stdout and stderr.
+const MAX_LOG_BYTES: usize = 10_000_000;
+
+/// How often the log says how much it leaves out.
+const LEFT_OUT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Which of its outputs an agent wrote a line to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stream {
+    Stdout,
+    Stderr,
 }
 
-/// Logs every line and keeps the last ones.
-pub(super) async fn read_stderr(stderr: Option<impl AsyncRead + Unpin>) -> VecDeque<String> {
-    let mut lines = VecDeque::new();
-    let Some(stderr) = stderr else { return lines };
-    let mut stderr = BufReader::new(stderr);
-    let (mut line, mut kept) = (Vec::new(), 0);
-    while (&mut stderr).take(MAX_LINE_BYTES).read_until(b'\n', &mut line).await.is_ok_and(|n| n > 0)
-    {
-        let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-        line.clear();
-        tracing::info!(target: "agent::stderr", "{text}");
+/// An agent's lines on their way to the log, and the last of them.
+#[derive(Debug)]
+pub(super) struct AgentLog {
+    stream: Stream,
+    lines: usize,
+    bytes: usize,
+    left_out: u64,
+    said: Instant,
+    tail: VecDeque<String>,
+    tail_bytes: usize,
+}
+
+impl AgentLog {
+    pub fn new(stream: Stream) -> Self {
+        let (tail, said) = (VecDeque::new(), Instant::now());
+        Self { stream, lines: 0, bytes: 0, left_out: 0, said, tail, tail_bytes: 0 }
+    }
+
+    /// Logs a line, or counts it if the task has logged too much.
+    pub fn line(&mut self, line: &[u8]) {
+        let text = String::from_utf8_lossy(line).trim_end().to_owned();
+        (self.lines, self.bytes) = (self.lines + 1, self.bytes + text.len());
+        if self.lines > MAX_LOG_LINES || self.bytes > MAX_LOG_BYTES {
+            self.left_out += 1;
+            if self.said.elapsed() > LEFT_OUT_INTERVAL || self.left_out == 1 {
+                self.say_what_is_left_out();
+            }
+        } else {
+            match self.stream {
+                Stream::Stdout => tracing::info!(target: "agent::stdout", "{text}"),
+                Stream::Stderr => tracing::info!(target: "agent::stderr", "{text}"),
+            }
+        }
         // With its end: a blank line takes room too.
-        kept += text.len() + 1;
-        lines.push_back(text);
-        while kept > STDERR_TAIL_BYTES && lines.len() > 1 {
-            kept -= lines.pop_front().map_or(0, |dropped| dropped.len() + 1);
+        self.tail_bytes += text.len() + 1;
+        self.tail.push_back(text);
+        while self.tail_bytes > TAIL_BYTES && self.tail.len() > 1 {
+            self.tail_bytes -= self.tail.pop_front().map_or(0, |dropped| dropped.len() + 1);
         }
     }
-    lines
+
+    /// The last lines.
+    pub fn tail(&self) -> impl Iterator<Item = &str> {
+        self.tail.iter().map(String::as_str)
+    }
+
+    fn say_what_is_left_out(&mut self) {
+        self.said = Instant::now();
+        tracing::warn!(
+            left_out = self.left_out,
+            "the agent logs too much: the lines of {:?} that come after {MAX_LOG_LINES} lines or {} MB are left out",
+            self.stream,
+            MAX_LOG_BYTES / 1_000_000
+        );
+    }
 }
 
-/// Hands the command's progress on, to the end, and returns the type of its failure if it names one.
-/// Invalid lines are counted, and the first is logged.
+impl Drop for AgentLog {
+    fn drop(&mut self) {
+        if self.left_out > 0 {
+            self.say_what_is_left_out();
+        }
+    }
+}
+
+/// Reads to the end, and hands on each line, a long one in pieces.
+pub(super) async fn read_lines(
+    stream: Option<impl AsyncRead + Unpin>,
+    mut each: impl FnMut(&[u8]),
+) {
+    let Some(stream) = stream else { return };
+    let mut stream = BufReader::new(stream);
+    let mut line = Vec::new();
+    while (&mut stream).take(MAX_LINE_BYTES).read_until(b'\n', &mut line).await.is_ok_and(|n| n > 0)
+    {
+        each(&line);
+        line.clear();
+    }
+}
+
+/// The beginning of a text, and how long the whole is.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Head {
+    pub kept: Vec<u8>,
+    pub bytes: usize,
+}
+
+impl Head {
+    pub fn push(&mut self, bytes: &[u8]) {
+        let room = MAX_RESULT_BYTES.saturating_sub(self.kept.len()).min(bytes.len());
+        self.kept.extend_from_slice(bytes.get(..room).unwrap_or_default());
+        self.bytes += bytes.len();
+    }
+}
+
+/// What a command said on the file descriptor for it, besides its progress.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Said {
+    /// `result JSON`.
+    pub result: Option<Head>,
+    /// `error TYPE`.
+    pub error_type: Option<String>,
+}
+
+/// Hands an agent's progress on, to the end, and returns what else it said. Invalid lines are counted,
+/// and the first is logged.
 pub(super) async fn read_progress(
     lines: impl AsyncRead + Unpin,
-    context: TaskContext,
-) -> Option<String> {
+    mut progress: impl FnMut(&str) -> Result<(), String>,
+) -> Said {
     let mut lines = BufReader::new(lines);
-    let (mut line, mut begins, mut invalid) = (Vec::new(), true, 0);
-    let mut error_type = None;
-    while (&mut lines).take(MAX_LINE_BYTES).read_until(b'\n', &mut line).await.is_ok_and(|n| n > 0)
-    {
-        // The rest of a longer line is ignored.
-        let text = String::from_utf8_lossy(&line);
-        if begins && let Some(said) = text.trim().strip_prefix("error ") {
-            error_type = Some(said.trim().to_owned());
-        } else if begins && let Err(rule) = progress(text.trim(), &context) {
+    let (mut said, mut invalid) = (Said::default(), 0_u64);
+    while let Some(line) = next_line(&mut lines).await {
+        if let Some(result) = line.kept.strip_prefix(b"result ") {
+            let bytes = line.bytes - (line.kept.len() - result.len());
+            said.result = Some(Head { kept: result.to_owned(), bytes });
+            continue;
+        }
+        let text = String::from_utf8_lossy(&line.kept);
+        if let Some(error_type) = text.trim().strip_prefix("error ") {
+            said.error_type = Some(error_type.trim().to_owned());
+        } else if let Err(rule) = progress(text.trim()) {
             if invalid == 0 {
                 let said = truncate(text.trim(), MAX_QUOTED_BYTES);
                 tracing::warn!("invalid line of progress: {rule}: {said:?}");
             }
             invalid += 1;
         }
-        begins = line.ends_with(b"\n");
-        line.clear();
     }
     if invalid > 1 {
         tracing::warn!("{invalid} invalid lines of progress");
     }
-    error_type
+    said
+}
+
+/// A line without its end, however long; nothing after the last one.
+async fn next_line(lines: &mut (impl AsyncBufRead + Unpin)) -> Option<Head> {
+    let mut line = Head::default();
+    let mut any = false;
+    loop {
+        let read = lines.fill_buf().await.ok().filter(|read| !read.is_empty());
+        let Some(read) = read else { return any.then_some(line) };
+        any = true;
+        let end = read.iter().position(|byte| *byte == b'\n');
+        line.push(read.get(..end.unwrap_or(read.len())).unwrap_or_default());
+        let consumed = end.map_or(read.len(), |end| end + 1);
+        lines.consume(consumed);
+        if end.is_some() {
+            return Some(line);
+        }
+    }
 }
 
 /// `started PHASE`, `completed PHASE` or `failed PHASE`, followed by a text if there is one.
-fn progress(line: &str, context: &TaskContext) -> Result<(), String> {
+pub(super) fn progress(line: &str, context: &TaskContext) -> Result<(), String> {
     let mut words = line.splitn(3, char::is_whitespace);
     let step = words.next().unwrap_or_default().parse::<Step>();
     let step = step.map_err(|error| error.to_string())?;
     let (phase, text) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     context.progress.add(phase, step, text).map_err(|error| error.to_string())
+}
+
+/// The result that a command gave as such.
+///
+/// # Errors
+/// If it is not JSON.
+pub(super) fn given_result(
+    result: Head,
+    context: &TaskContext,
+) -> Result<Box<RawValue>, AgentError> {
+    let Some(text) = whole(result, context) else { return Ok(Box::default()) };
+    serde_json::from_str(&text).map_err(|error| {
+        let said = truncate(&text, MAX_QUOTED_BYTES);
+        format!("the result on file descriptor 3 is not JSON: {error}: {said}").into()
+    })
+}
+
+/// What a command printed or a server answered, as a result: JSON if it parses, else text.
+pub(super) fn printed_result(
+    printed: Head,
+    context: &TaskContext,
+) -> Result<Box<RawValue>, AgentError> {
+    let Some(text) = whole(printed, context) else { return Ok(Box::default()) };
+    let json = serde_json::from_str(&text);
+    Ok(json.or_else(|_| to_raw_value(text.trim_end_matches('\n')))?)
+}
+
+/// The text, if it is whole. If not, the task has its beginning as the result.
+fn whole(head: Head, context: &TaskContext) -> Option<String> {
+    let text = String::from_utf8_lossy(&head.kept).into_owned();
+    if head.kept.len() == head.bytes {
+        return Some(text);
+    }
+    let is_json = text.trim_start().starts_with(['{', '[']);
+    let text = if is_json { text } else { Value::from(text).to_string() };
+    let _ = context.long_result.set((text, head.bytes));
+    None
+}
+
+/// Whether a text that is not JSON ends in JSON: something else was printed before the result.
+pub(super) fn ends_in_json(text: &str) -> bool {
+    /// A longer result, or one after more braces, is not looked for.
+    const MAX_TRIES: usize = 200;
+    let begins = text.char_indices().filter(|(_, it)| matches!(it, '{' | '['));
+    let mut ends = begins.take(MAX_TRIES).filter_map(|(at, _)| text.get(at..));
+    ends.any(|end| serde_json::from_str::<&RawValue>(end).is_ok())
 }

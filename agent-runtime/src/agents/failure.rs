@@ -1,0 +1,263 @@
+//! What the last words of a program that failed mean.
+
+use journal::SdkFault;
+use journal::text::{MAX_ERROR_MESSAGE_BYTES, truncate};
+
+use crate::AgentError;
+
+/// Longest first line of a message in bytes. The rest of the line stands in what follows.
+const MAX_FIRST_LINE_BYTES: usize = 1024;
+
+/// A traceback that more lines than this follow is of an exception that the program survived. Notes of
+/// the exception, and the rest of its message, are fewer.
+const MAX_LINES_AFTER: usize = 20;
+
+const TRACEBACK: &str = "Traceback (most recent call last):";
+const GROUP_TRACEBACK: &str = "Exception Group Traceback (most recent call last):";
+
+/// Exceptions of botocore which say that there are no valid credentials.
+const CREDENTIAL_CLASSES: [&str; 13] = [
+    "CredentialRetrievalError",
+    "LoginError",
+    "LoginRefreshRequired",
+    "LoginTokenLoadError",
+    "NoAuthTokenError",
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "ProfileNotFound",
+    "RefreshWithMFAUnsupportedError",
+    "SSOError",
+    "SSOTokenLoadError",
+    "TokenRetrievalError",
+    "UnauthorizedSSOTokenError",
+];
+
+/// Why a program failed. The first line of the message is the cause: of a Python traceback the last
+/// exception, of a group's the first in it, of another program its last words. `how` it ended and the
+/// lines themselves follow, as many as fit. `lines` are the last that it wrote.
+pub(super) fn failure(lines: &[&str], how: &str) -> AgentError {
+    if let Some(error) = exception(lines, how) {
+        return error;
+    }
+    let last = lines.iter().rposition(|line| !line.trim().is_empty());
+    let Some((last, words)) = last.and_then(|last| Some((last, lines.get(last)?))) else {
+        return format!("the agent failed without a word ({how})").into();
+    };
+    let words = first_line(words);
+    let is_botocores = words.starts_with("botocore.");
+    let error_type = if is_botocores { error_type(words) } else { AgentError::GENERIC };
+    let words = format!("{words} ({how})");
+    let before = last_that_fit(lines.get(..last).unwrap_or_default(), &words);
+    let before = if before.is_empty() { before } else { format!("\n{before}") };
+    AgentError::new(error_type, format!("{words}{before}"))
+}
+
+/// The same, if an exception can be found in the lines.
+pub(super) fn exception(lines: &[&str], how: &str) -> Option<AgentError> {
+    let exception = python_exception(lines).or_else(|| node_error(lines))?;
+    let (words, how) = (first_line(exception), format!("\n({how})"));
+    let lines = last_that_fit(lines, &format!("{words}{how}"));
+    Some(AgentError::new(error_type(exception), format!("{words}\n{lines}{how}")))
+}
+
+fn first_line(line: &str) -> &str {
+    truncate(line.trim(), MAX_FIRST_LINE_BYTES)
+}
+
+/// The last lines, whole ones, that fit into a message beside this text.
+fn last_that_fit(lines: &[&str], beside: &str) -> String {
+    let mut room = MAX_ERROR_MESSAGE_BYTES.saturating_sub(beside.len() + 1);
+    let fits = |line: &&&str| {
+        let left = room.checked_sub(line.len() + 1);
+        room = left.unwrap_or_default();
+        left.is_some()
+    };
+    let count = lines.iter().rev().take_while(fits).count();
+    lines.get(lines.len() - count..).unwrap_or_default().join("\n").trim_matches('\n').to_owned()
+}
+
+/// The line of a Python traceback that names the exception: `module.Class: message`.
+fn python_exception<'a>(lines: &[&'a str]) -> Option<&'a str> {
+    let header = lines
+        .iter()
+        .rposition(|line| line.ends_with(TRACEBACK) && !line.trim_start().starts_with(['|', '+']));
+    let group = lines
+        .iter()
+        .rposition(|line| line.ends_with(GROUP_TRACEBACK) && line.trim_start().starts_with("+ "));
+    let (exception, region) = match group.filter(|group| header.is_none_or(|it| it < *group)) {
+        Some(group) => (first_of_group(lines.get(group..)?), group),
+        None => (after_frames(lines.get(header? + 1..)?), header?),
+    };
+    let exception = exception?;
+    let at = lines.iter().rposition(|line| line.ends_with(exception))?.max(region);
+    let follows = lines.get(at + 1..).unwrap_or_default().iter();
+    let unindented = follows.filter(|line| !line.starts_with([' ', '\t']) && !line.is_empty());
+    (unindented.count() <= MAX_LINES_AFTER).then_some(exception)
+}
+
+/// The first line that is not a frame of the traceback before it.
+fn after_frames<'a>(lines: &[&'a str]) -> Option<&'a str> {
+    lines.iter().copied().find(|line| !line.is_empty() && !line.starts_with([' ', '\t']))
+}
+
+/// The first exception of a group, and of the groups in it, that is none itself.
+fn first_of_group<'a>(lines: &[&'a str]) -> Option<&'a str> {
+    let mut members = lines.split(|line| line.contains("---------------- "));
+    let group = members.next()?.iter().map(|line| inner(line));
+    let mut fallback = after_frames(&Vec::from_iter(group).get(1..)?.to_vec());
+    for member in members {
+        let member = Vec::from_iter(member.iter().map(|line| inner(line)));
+        let header = member.iter().rposition(|line| line.ends_with(TRACEBACK));
+        let exception = after_frames(member.get(header.map_or(0, |at| at + 1)..)?);
+        match exception {
+            Some(line) if line.ends_with("sub-exception)") || line.ends_with("sub-exceptions)") => {
+                fallback = Some(line);
+            }
+            Some(line) => return Some(line),
+            None => {}
+        }
+    }
+    fallback
+}
+
+/// A line of a group without what draws the tree.
+fn inner(line: &str) -> &str {
+    let bare = line.trim_start();
+    bare.strip_prefix("| ").or_else(|| bare.strip_prefix('|')).unwrap_or(line)
+}
+
+/// The line of a JavaScript error above its frames: `Error: message`.
+fn node_error<'a>(lines: &[&'a str]) -> Option<&'a str> {
+    let frame = lines.iter().rposition(|line| line.starts_with("    at "))?;
+    let above = lines.get(..frame)?.iter().rev().copied();
+    above.take(2 * MAX_LINES_AFTER).find(|line| {
+        let name = line.split([':', ' ']).next().unwrap_or_default();
+        name.ends_with("Error") && name.chars().all(char::is_alphanumeric)
+    })
+}
+
+/// The class of `module.Class: message`; for an error of an AWS call our own name of its kind.
+fn error_type(exception: &str) -> &str {
+    let class = exception.split(": ").next().unwrap_or_default().trim_end_matches(':');
+    let code = || exception.split_once("An error occurred (")?.1.split(')').next();
+    match class.rsplit_once('.') {
+        Some(("botocore.exceptions", name)) if CREDENTIAL_CLASSES.contains(&name) => {
+            SdkFault::CREDENTIALS_ERROR
+        }
+        Some(("botocore.errorfactory", _))
+        | Some(("botocore.exceptions", "ClientError" | "EventStreamError")) => {
+            match code().is_some_and(SdkFault::is_about_credentials) {
+                true => SdkFault::CREDENTIALS_ERROR,
+                false => SdkFault::CLIENT_ERROR,
+            }
+        }
+        _ => {
+            let name = class.rsplit('.').next().unwrap_or_default();
+            let name = name.split(" [").next().unwrap_or_default();
+            let is_name = |name: &str| name.chars().all(|it| it.is_alphanumeric() || it == '_');
+            if !name.is_empty() && is_name(name) { name } else { AgentError::GENERIC }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What real programs wrote to stderr.
+    macro_rules! words {
+        ($name:literal) => {
+            include_str!(concat!("words/", $name, ".txt"))
+        };
+    }
+
+    fn of(text: &str) -> AgentError {
+        failure(&Vec::from_iter(text.lines()), "exit status: 1")
+    }
+
+    #[test]
+    fn the_cause_is_found_in_what_real_programs_write() {
+        for (words, error_type, first) in [
+            (
+                words!("strands"),
+                "ClientError",
+                "botocore.errorfactory.AccessDeniedException: An error occurred (AccessDeniedException) when calling the ConverseStream operation: User is not authorized to perform: bedrock:InvokeModelWithResponseStream",
+            ),
+            (words!("chained"), "NotReady", "NotReady: the table"),
+            (words!("group"), "ValueError", "ValueError: one"),
+            (words!("nested"), "TypeError", "TypeError: first leaf"),
+            (words!("survived"), "AgentError", "there is no prompt (exit status: 1)"),
+            (
+                words!("node_import"),
+                "Error",
+                "Error [ERR_MODULE_NOT_FOUND]: Cannot find package 'not-there' imported from /bad.mjs",
+            ),
+            (words!("node_throw"), "QuotaError", "QuotaError: no tokens left"),
+        ] {
+            let error = of(words);
+            assert_eq!(error.error_type, error_type, "{words}");
+            assert_eq!(error.message.lines().next(), Some(first), "{words}");
+            let written = Vec::from_iter(words.lines());
+            for line in error.message.lines().skip(1) {
+                assert!(written.contains(&line) || line == "(exit status: 1)", "whole: {line}");
+            }
+        }
+        let strands = of(words!("strands")).message;
+        assert!(strands.contains("\n└ Bedrock region: us-east-1\n"), "{strands}");
+        assert!(strands.ends_with("\n(exit status: 1)"), "{strands}");
+        assert!(of(words!("group")).message.contains("    | KeyError: 'two'\n    | a note\n"));
+    }
+
+    #[test]
+    fn errors_of_aws_calls_have_our_own_types() {
+        for (class, expected) in [
+            (
+                "botocore.exceptions.NoCredentialsError: Unable to locate credentials",
+                "CredentialsError",
+            ),
+            ("botocore.exceptions.SSOTokenLoadError: Error loading SSO Token", "CredentialsError"),
+            (
+                "botocore.exceptions.ClientError: An error occurred (ExpiredTokenException) when calling",
+                "CredentialsError",
+            ),
+            ("botocore.exceptions.ClientError: An error occurred (Throttling)", "ClientError"),
+            (
+                "botocore.exceptions.EndpointConnectionError: Could not connect",
+                "EndpointConnectionError",
+            ),
+            ("pydantic_core._pydantic_core.ValidationError: 1 validation error", "ValidationError"),
+            ("app.f.<locals>.MyError", "MyError"),
+            ("KeyboardInterrupt", "KeyboardInterrupt"),
+        ] {
+            let text = format!("{TRACEBACK}\n  File \"a.py\", line 1\n{class}");
+            assert_eq!(of(&text).error_type, expected, "{class}");
+        }
+    }
+
+    #[test]
+    fn a_long_message_is_cut_at_whole_lines_and_begins_with_the_cause() {
+        let frames = "  File \"deep.py\", line 7, in f\n".repeat(2_000);
+        let error = of(&format!("{TRACEBACK}\n{frames}RecursionError: {}", "x".repeat(3_000)));
+        assert!(error.message.starts_with("RecursionError: xxx"));
+        assert!(error.message.len() <= MAX_ERROR_MESSAGE_BYTES);
+        assert!(error.message.len() > MAX_ERROR_MESSAGE_BYTES - 100);
+        let lines = Vec::from_iter(error.message.lines());
+        assert_eq!(lines[0].len(), MAX_FIRST_LINE_BYTES);
+        assert_eq!(lines[1], "  File \"deep.py\", line 7, in f");
+        assert_eq!(lines[lines.len() - 2].len(), 3_016, "the whole line once more");
+        // A line alone that does not fit.
+        let error = of(&"x".repeat(20_000));
+        assert_eq!(error.message.len(), MAX_FIRST_LINE_BYTES + " (exit status: 1)".len());
+    }
+
+    #[test]
+    fn other_programs_are_quoted_by_their_last_words() {
+        assert_eq!(of("").message, "the agent failed without a word (exit status: 1)");
+        assert_eq!(of("\n \n").message, "the agent failed without a word (exit status: 1)");
+        let error = of("reading\ncannot read it\n\n");
+        assert_eq!(error.message, "cannot read it (exit status: 1)\nreading");
+        assert_eq!(error.error_type, "AgentError");
+        // A traceback that broke off.
+        assert_eq!(of(&format!("{TRACEBACK}\n  File")).message.lines().count(), 2);
+    }
+}

@@ -1,0 +1,360 @@
+//! An agent that is an HTTP server, such as a `BedrockAgentCoreApp`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::web::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::header::CONTENT_TYPE;
+use hyper::{Request, Response, Uri};
+use hyper_util::rt::TokioIo;
+use journal::settings::optional;
+use journal::{SettingError, display_chain};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::answer::{Events, refusal};
+use super::output::{Head, printed_result};
+use super::server::Server;
+use super::{CommandLine, GRACE};
+use crate::{Agent, AgentError, Invocation, REQUEST_HEADER, SESSION_HEADER};
+
+/// How long a server may take until it listens.
+const LISTEN_DEADLINE: Duration = Duration::from_secs(120);
+
+/// How often it is tried whether a server listens.
+const CONNECT_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Time between two questions whether a server is still busy.
+const BUSY_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long such an answer may take.
+const PING_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long an idle server may take to end when the container stops.
+const STOP_DEADLINE: Duration = Duration::from_secs(1);
+
+/// How soon the end of a server is known whose connection broke.
+const DEATH_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Calls a server for each invocation, as AgentCore calls a container.
+///
+/// - Input: the invocation's, byte for byte as the body of a POST, with AgentCore's headers and the
+///   task's `traceparent`.
+/// - Result: the answer, as JSON if it parses, else as text; of a stream of server-sent events the
+///   array of them.
+/// - A server that answers and says HealthyBusy at `/ping` works on: the task ends when it has twice
+///   said that it is not busy any more.
+/// - Failure: an answer other than 2xx, an error as the last event, or the server's end.
+///
+/// A server of `AGENT_SERVER_COMMAND` is started for the first task, with `SESSION_ID`, and `PORT` and
+/// `UVICORN_PORT` to listen on, and again for the next task after it has ended. It has the log and the
+/// file descriptor for progress of a [`CommandAgent`](crate::CommandAgent). A task that has to end takes
+/// it along: it gets SIGTERM, and SIGKILL three seconds later.
+#[derive(Debug)]
+pub struct HttpAgent {
+    target: Target,
+    listen_deadline: Duration,
+}
+
+#[derive(Debug)]
+enum Target {
+    Url(Endpoint),
+    /// A server of the runtime's own, while there is one.
+    Command(CommandLine, Mutex<Option<Started>>),
+}
+
+/// Where a server is.
+#[derive(Debug, Clone)]
+struct Endpoint {
+    /// `host:port`.
+    address: String,
+    /// The path and query of invocations.
+    path: String,
+}
+
+type Started = (Arc<Server>, Endpoint);
+
+impl HttpAgent {
+    /// Reads `AGENT_SERVER_COMMAND` or `AGENT_URL`.
+    ///
+    /// # Errors
+    /// If neither is there, or the one is not valid.
+    pub fn from_env(env: impl Fn(&str) -> Option<String>) -> Result<Self, SettingError> {
+        const URL: &str = "it must be the whole URL of the server's invocations, such as \
+            http://127.0.0.1:9000/invocations, without TLS";
+        let url = optional(&env, "AGENT_URL", URL, |url| {
+            let uri = url.parse::<Uri>().ok()?;
+            let authority = uri.authority().filter(|_| uri.scheme_str() == Some("http"))?;
+            let host = authority.host();
+            let address = format!("{host}:{}", authority.port_u16().unwrap_or(80));
+            let path = uri.path_and_query()?.as_str().to_owned();
+            Some(Endpoint { address, path })
+        })?;
+        let command = CommandLine::from_env(&env, "AGENT_SERVER_COMMAND")?;
+        let command = command.map(|command| Target::Command(command, Mutex::default()));
+        let expected = "it must be the command that starts the agent's server";
+        let missing = SettingError::Missing { name: "AGENT_SERVER_COMMAND", expected };
+        let target = url.map(Target::Url).or(command).ok_or(missing)?;
+        Ok(Self { target, listen_deadline: LISTEN_DEADLINE })
+    }
+
+    /// The server of this process, started if there is none, and where it listens.
+    async fn started(
+        &self,
+        invocation: &Invocation,
+    ) -> Result<(Option<Arc<Server>>, Endpoint), AgentError> {
+        let (command, slot) = match &self.target {
+            Target::Url(endpoint) => {
+                let (address, seconds) = (&endpoint.address, self.listen_deadline.as_secs());
+                let addresses = [address.as_str()];
+                let listens = tokio::time::timeout(self.listen_deadline, listening(&addresses));
+                listens.await.map_err(|_| {
+                    format!(
+                        "the server of AGENT_URL does not listen on {address} within {seconds} s"
+                    )
+                })?;
+                return Ok((None, endpoint.clone()));
+            }
+            Target::Command(command, slot) => (command, slot),
+        };
+        // Tasks that come together wait for one start.
+        let mut slot = slot.lock().await;
+        if let Some((server, endpoint)) = slot.as_ref().filter(|(server, _)| !server.has_ended()) {
+            return Ok((Some(server.clone()), endpoint.clone()));
+        }
+        let server = Arc::new(Server::start(command, &invocation.environment)?);
+        let port = server.port;
+        let addresses = [format!("127.0.0.1:{port}"), format!("[::1]:{port}")];
+        let addresses = Vec::from_iter(addresses.iter().map(String::as_str));
+        let address = tokio::select! {
+            address = listening(&addresses) => address.to_owned(),
+            how = server.ended() => {
+                let how = format!("the agent's server ended before it listened: {how}");
+                return Err(server.last_words(&how));
+            }
+            () = tokio::time::sleep(self.listen_deadline) => {
+                let seconds = self.listen_deadline.as_secs();
+                return Err(format!(
+                    "the server does not listen on PORT within {seconds} s\n\
+                     PORT is {port}. Serve a Python app with `uvicorn module:app`, which reads UVICORN_PORT; a TypeScript app needs app.run({{port: Number(process.env.PORT)}}).\n{}",
+                    server.last_words("the server's last words").message
+                )
+                .into());
+            }
+        };
+        let endpoint = Endpoint { address, path: "/invocations".to_owned() };
+        *slot = Some((server.clone(), endpoint.clone()));
+        Ok((Some(server), endpoint))
+    }
+
+    async fn work(&self, invocation: Invocation) -> Result<Box<RawValue>, AgentError> {
+        let (server, endpoint) = self.started(&invocation).await?;
+        let _in_hand = server.as_ref().map(|server| server.take(&invocation.context));
+        let called = async {
+            let result = call(&endpoint, &invocation).await?;
+            while_busy(&endpoint).await?;
+            Ok(result)
+        };
+        let Some(server) = &server else { return Ok(called.await?) };
+        let died = |how: String| {
+            server.last_words(&format!("the agent's server ended in the task: {how}"))
+        };
+        let fault = tokio::select! {
+            biased;
+            called = called => match called {
+                Ok(result) => return Ok(result),
+                Err(fault) => fault,
+            },
+            how = server.ended() => return Err(died(how)),
+        };
+        Err(match fault {
+            // A connection breaks before the end of its process is known.
+            Fault::Broken(error) => {
+                tokio::time::timeout(DEATH_DEADLINE, server.ended()).await.map_or(error, died)
+            }
+            Fault::Failed(error, how) => {
+                server.exception_of(&invocation.invocation_id, &how).await.unwrap_or(error)
+            }
+            Fault::Refused(error) => error,
+        })
+    }
+}
+
+impl Agent for HttpAgent {
+    type Output = Box<RawValue>;
+
+    fn grace(&self) -> Duration {
+        GRACE
+    }
+
+    async fn run(&self, invocation: Invocation) -> Result<Box<RawValue>, AgentError> {
+        let context = invocation.context.clone();
+        tokio::select! {
+            result = self.work(invocation) => return result,
+            () = context.ending() => {}
+        }
+        // Nobody but the process can end what a request has begun. Dropped after the grace.
+        self.end_server().await;
+        Err("the task was ended".into())
+    }
+
+    async fn stop(&self) {
+        let _ = tokio::time::timeout(STOP_DEADLINE, self.end_server()).await;
+    }
+}
+
+impl HttpAgent {
+    async fn end_server(&self) {
+        let Target::Command(_, slot) = &self.target else { return };
+        let Some((server, _)) = slot.lock().await.take() else { return };
+        // Also if other tasks still have it.
+        let _kill = server.terminate();
+        server.ended().await;
+    }
+}
+
+/// Why a call failed, as far as the caller can tell.
+enum Fault {
+    /// The connection broke, perhaps because the server has ended.
+    Broken(AgentError),
+    /// The agent's function failed, and the log may say more. With what the server answered.
+    Failed(AgentError, String),
+    /// The server refused the request, or its answer cannot be used.
+    Refused(AgentError),
+}
+
+impl Fault {
+    fn broken(error: impl std::error::Error + 'static) -> Self {
+        let error = display_chain(&error);
+        Self::Broken(format!("the agent's server broke off the connection: {error}").into())
+    }
+}
+
+impl From<Fault> for AgentError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Broken(error) | Fault::Failed(error, _) | Fault::Refused(error) => error,
+        }
+    }
+}
+
+/// Resolves with the first address on which something listens.
+async fn listening<'a>(addresses: &[&'a str]) -> &'a str {
+    loop {
+        for address in addresses {
+            if TcpStream::connect(address).await.is_ok() {
+                return address;
+            }
+        }
+        tokio::time::sleep(CONNECT_INTERVAL).await;
+    }
+}
+
+/// Sends a request on a connection of its own. The handle keeps the connection.
+async fn send(
+    endpoint: &Endpoint,
+    request: Request<Full<Bytes>>,
+) -> Result<(Response<Incoming>, AbortOnDropHandle<()>), Fault> {
+    let stream = TcpStream::connect(&endpoint.address).await.map_err(Fault::broken)?;
+    let _ = stream.set_nodelay(true);
+    let (mut sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(Fault::broken)?;
+    let connection = tokio::spawn(async move {
+        // An error is also that of the request.
+        let _ = connection.await;
+    });
+    let connection = AbortOnDropHandle::new(connection);
+    Ok((sender.send_request(request).await.map_err(Fault::broken)?, connection))
+}
+
+/// Calls the server and reads its answer.
+async fn call(endpoint: &Endpoint, invocation: &Invocation) -> Result<Box<RawValue>, Fault> {
+    let mut request = Request::post(&endpoint.path)
+        .header("Host", &endpoint.address)
+        .header("Content-Type", "application/json")
+        .header("Accept", "application/json, text/event-stream")
+        .header(SESSION_HEADER, invocation.session_id.as_str())
+        .header(REQUEST_HEADER, &invocation.invocation_id);
+    for name in ["TRACEPARENT", "TRACESTATE", "BAGGAGE"] {
+        if let Some(value) = invocation.environment.get(name) {
+            request = request.header(name.to_ascii_lowercase(), value);
+        }
+    }
+    for (name, value) in &invocation.headers {
+        request = request.header(name, value);
+    }
+    let request = request.body(Full::new(invocation.input.0.clone())).map_err(Fault::broken)?;
+    let (response, _connection) = send(endpoint, request).await?;
+    let status = response.status();
+    let content_type = response.headers().get(CONTENT_TYPE);
+    let content_type = content_type.and_then(|it| it.to_str().ok()).unwrap_or_default();
+    let is_stream = status.is_success() && content_type.starts_with("text/event-stream");
+    let (mut answer, mut events) = (Head::default(), Events::default());
+    let mut body = response.into_body();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            let came = match is_stream {
+                true => format!("{} events", events.count()),
+                false => format!("{} bytes", answer.bytes),
+            };
+            let error = display_chain(&error);
+            Fault::Broken(format!("the agent's answer broke off after {came}: {error}").into())
+        })?;
+        match frame.data_ref() {
+            Some(data) if is_stream => events.push(data),
+            Some(data) => answer.push(data),
+            None => {}
+        }
+    }
+    let how = format!("the agent answered {status}");
+    if !status.is_success() {
+        let error = refusal(&answer, &how);
+        return Err(match status.is_server_error() {
+            true => Fault::Failed(error, how),
+            false => Fault::Refused(error),
+        });
+    }
+    if is_stream {
+        let failed = |error| Fault::Failed(error, "in the stream of its answer".to_owned());
+        answer = events.end().map_err(failed)?;
+    }
+    printed_result(answer, &invocation.context).map_err(Fault::Refused)
+}
+
+/// Waits until a server that has answered does not say any more that it is busy: at once if it never
+/// did, or twice in a row.
+async fn while_busy(endpoint: &Endpoint) -> Result<(), Fault> {
+    let base = endpoint.path.split('?').next().unwrap_or_default();
+    let base = base.rsplit_once('/').map_or("", |(base, _)| base);
+    let (mut was_busy, mut idle) = (false, 0);
+    loop {
+        let request = Request::get(format!("{base}/ping")).header("Host", &endpoint.address);
+        let request = request.body(Full::default()).map_err(Fault::broken)?;
+        let answer = async {
+            let (response, _connection) = send(endpoint, request).await?;
+            let body = response.into_body().collect().await.map_err(Fault::broken)?.to_bytes();
+            let answer = serde_json::from_slice::<Value>(&body).unwrap_or_default();
+            Ok(answer.get("status").is_some_and(|status| status == "HealthyBusy"))
+        };
+        match tokio::time::timeout(PING_DEADLINE, answer).await {
+            Ok(Ok(true)) => (was_busy, idle) = (true, 0),
+            Ok(Ok(false)) => idle += 1,
+            Ok(Err(fault)) if was_busy => return Err(fault),
+            // It has no answer to that, but it has answered the invocation.
+            Ok(Err(_)) => return Ok(()),
+            // It does not answer while it works.
+            Err(_) if was_busy => idle = 0,
+            Err(_) => return Ok(()),
+        }
+        if !was_busy || idle >= 2 {
+            return Ok(());
+        }
+        tokio::time::sleep(BUSY_INTERVAL).await;
+    }
+}
