@@ -47,9 +47,16 @@ fn a_wrong_environment_is_one_clear_line_and_exit_code_2() {
         ("JOURNAL_TABLE_NAME", "no spaces", "3 to 255"),
         ("AGENT_COMMAND", "", "AGENT_COMMAND is not set"),
         ("AGENT_COMMAND", "sh -c 'open", "matching quotes"),
+        ("AGENT_COMMAND", "cat | tr a b", "sh -c 'first | second'"),
+        ("AGENT_COMMAND", "cd /app && python3 agent.py", "sh -c 'first | second'"),
+        ("AGENT_SERVER_COMMAND", "uvicorn app:app", "exactly one of AGENT_COMMAND"),
+        ("AGENT_URL", "http://127.0.0.1:9000/invocations", "exactly one of AGENT_COMMAND"),
+        ("JOURNAL_ENDPOINT_URL", "127.0.0.1:8000", "http:// or https://"),
         ("PORT", "eighty", "0 to 65535"),
         ("PORT", "65536", "0 to 65535"),
         ("HOST", "localhost", "IP address"),
+        // As conda sets it.
+        ("HOST", "x86_64-conda-linux-gnu", "set HOST=0.0.0.0 in the image"),
         ("MAX_BODY_BYTES", "0", "number of bytes"),
         ("JOURNAL_RETENTION_DAYS", "soon", "1 to 36500"),
     ] {
@@ -60,6 +67,129 @@ fn a_wrong_environment_is_one_clear_line_and_exit_code_2() {
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
         assert!(stderr.contains(name) && stderr.contains(said), "{stderr}");
     }
+}
+
+#[test]
+fn the_url_of_a_server_is_a_whole_one_without_tls() {
+    for url in ["https://127.0.0.1/invocations", "127.0.0.1:9000", "/invocations", "no url"] {
+        let mut command = Command::new(PROGRAM);
+        let environment = [("JOURNAL_TABLE_NAME", "events"), ("PORT", "0"), ("AGENT_URL", url)];
+        let output = command.env_clear().envs(environment).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{url}: {stderr}");
+        assert!(stderr.contains("http://127.0.0.1:9000/invocations, without TLS"), "{stderr}");
+    }
+}
+
+#[tokio::test]
+async fn what_looks_like_a_shells_word_may_be_an_argument() {
+    let input = json!({"a": "b|c"});
+    assert_eq!(result_of("tr '|' '+'", &input).await, json!({"a": "b+c"}));
+    assert_eq!(result_of("sh -c 'cat | tr b x && true'", &input).await, json!({"a": "x|c"}));
+}
+
+#[tokio::test]
+async fn a_result_on_file_descriptor_3_is_the_result_and_stdout_is_log() {
+    let command = r#"sh -c 'echo "Tool #1: search"; echo "result 1" >&3; printf "The answer."; echo "result {\"n\": 1.50}" >&3; echo "{\"no\": 1}"'"#;
+    let container = Container::start(command).await;
+    let end = container.run(&json!({})).await;
+    assert_eq!(end.result.as_deref(), Some(r#"{"n": 1.50}"#), "the second one");
+    let log = container.program.log();
+    assert!(log.contains(r#""message":"Tool #1: search""#), "{log}");
+    assert!(!log.contains("printed more than its JSON"), "{log}");
+}
+
+#[tokio::test]
+async fn a_result_that_is_not_json_fails_the_task_with_the_position() {
+    let (error_type, message) = error_of("sh -c 'echo result {n: 1} >&3; echo 7'").await;
+    assert_eq!(error_type, "AgentError");
+    assert_eq!(
+        message,
+        "the result on file descriptor 3 is not JSON: key must be a string at line 1 column 2: {n: 1}"
+    );
+    // A failure of the command itself comes first.
+    let (_, message) = error_of("sh -c 'echo result x >&3; echo no luck >&2; exit 1'").await;
+    assert_eq!(message, "no luck (exit status: 1)");
+}
+
+#[tokio::test]
+async fn a_large_result_says_how_large_it_was() {
+    for (megabytes, command) in [(0.3, 300_000), (3.0, 3_000_000)].map(|(megabytes, size)| {
+        let python = format!("import os; b = b'result [' + b'1,' * {size} + b'1]\\n'\nwhile b: b = b[os.write(3, b):]");
+        (megabytes, format!("python3 -c \"{python}\""))
+    }) {
+        let end = Container::start(&command).await.run(&json!({})).await;
+        let size = (megabytes * 2_000_000.0) as u64 + 3;
+        assert_eq!((end.result_truncated, end.result_bytes), (true, Some(size)), "{end:?}");
+        let head = end.result.unwrap();
+        assert_eq!(head.len(), journal::text::MAX_RESULT_BYTES);
+        assert!(head.starts_with("[1,1,"), "as the agent wrote it");
+    }
+}
+
+#[tokio::test]
+async fn a_text_that_ends_in_json_is_a_text_and_the_log_names_the_cure_once() {
+    let command =
+        r#"sh -c 'printf "Let me count.\n"; printf "I [counted]."; echo "{\"words\": 3}"'"#;
+    let container = Container::start(command).await;
+    let end = container.run(&json!({})).await;
+    assert_eq!(end.result.as_deref(), Some(r#""Let me count.\nI [counted].{\"words\": 3}""#));
+    let log = container.program.log();
+    assert_eq!(log.matches("give the result with agent_journal.result").count(), 1, "{log}");
+}
+
+#[tokio::test]
+async fn the_log_of_a_task_is_bounded_and_says_what_it_leaves_out() {
+    let lines = "sh -c 'yes a line of the log | head -n 100000 >&2; echo the last >&2; exit 1'";
+    let container = Container::start(lines).await;
+    let end = container.run(&json!({})).await;
+    assert!(end.error_message.unwrap().starts_with("the last (exit status: 1)\n"));
+    let log = eventually("the count", async || {
+        Some(container.program.log()).filter(|log| log.contains("\"left_out\":90001"))
+    })
+    .await;
+    assert_eq!(log.matches("\"a line of the log\"").count(), 10_000);
+    assert_eq!(log.matches("the agent logs too much").count(), 2, "the first of them and the sum");
+    // Without a line break.
+    let container = Container::start("sh -c 'head -c 300000000 /dev/zero | tr \\\\0 x >&2'").await;
+    assert_eq!(container.run(&json!({})).await.result.as_deref(), Some("\"\""));
+    let (log, peak) = (container.program.log().len(), container.peak_memory());
+    println!("300 MB on stderr: peak memory {peak} kB, {log} bytes of log");
+    assert!(log < 11_000_000 && peak < 60_000, "{log} bytes of log, {peak} kB");
+}
+
+#[tokio::test]
+async fn stdout_is_quoted_where_stderr_is_silent() {
+    let expected = ("AgentError".to_owned(), "no luck (exit status: 3)\nreading".to_owned());
+    assert_eq!(error_of("sh -c 'echo reading; echo no luck; exit 3'").await, expected);
+}
+
+#[tokio::test]
+async fn a_journal_of_its_own_leaves_the_agent_its_aws_settings() {
+    let table = Table::open(None, 0).await.unwrap();
+    let endpoint = table.endpoint();
+    let environment = [
+        ("JOURNAL_ENDPOINT_URL", endpoint.as_str()),
+        ("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:1"),
+        ("AWS_ACCESS_KEY_ID", "the user's"),
+        ("AWS_PROFILE", "hers"),
+        ("AWS_REGION", "eu-north-1"),
+    ];
+    let shown = "sh -c 'cat >/dev/null; env | grep -E ^AWS_\\|^JOURNAL_E | sort'";
+    let mut container = Container::start_with(shown, &environment).await;
+    container.table = table;
+    let end = container.run(&json!({})).await;
+    let shown: String = serde_json::from_str(end.result.as_deref().unwrap()).unwrap();
+    assert_eq!(
+        Vec::from_iter(shown.lines()),
+        [
+            "AWS_ACCESS_KEY_ID=the user's",
+            "AWS_ENDPOINT_URL_DYNAMODB=http://127.0.0.1:1",
+            "AWS_PROFILE=hers",
+            "AWS_REGION=eu-north-1",
+            &format!("AWS_SECRET_ACCESS_KEY={CREDENTIAL}"),
+        ]
+    );
 }
 
 #[tokio::test]
@@ -123,7 +253,7 @@ async fn a_command_that_fails_says_why_in_its_own_words() {
         (
             "/does/not/exist",
             "AgentError",
-            "cannot start \"/does/not/exist\": No such file or directory (os error 2). Is the program in the image and in PATH? Of a script, is the program there that its first line names?",
+            "cannot start \"/does/not/exist\": No such file or directory (os error 2)\nIs the program in the image and in PATH? Of a script, is the program there that its first line names?",
         ),
         (
             "sh -c 'echo no luck >&2; echo botocore.exceptions.NoCredentialsError: Unable to locate credentials >&2; exit 1'",

@@ -25,6 +25,18 @@ pub fn truncate(text: &str, max_bytes: usize) -> &str {
     text.get(..text.floor_char_boundary(max_bytes)).unwrap_or(text)
 }
 
+/// A failure in one line: its type, and the first line of its message. An exception's line names its
+/// class itself.
+#[must_use]
+pub fn headline(error_type: &str, message: &str) -> String {
+    let first = message.lines().next().unwrap_or_default();
+    let rest = first.strip_prefix(error_type);
+    if rest.is_some_and(|rest| rest.starts_with(": ") || rest.starts_with(" [")) {
+        return first.to_owned();
+    }
+    format!("{error_type}: {first}")
+}
+
 /// The longest end of `text` that has at most `max_bytes` and begins between two characters.
 #[must_use]
 pub fn tail(text: &str, max_bytes: usize) -> &str {
@@ -35,6 +47,14 @@ pub fn tail(text: &str, max_bytes: usize) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_headline_names_the_type_once() {
+        assert_eq!(headline("ValueError", "ValueError: boom\nmore"), "ValueError: boom");
+        assert_eq!(headline("Error", "Error [E1]: boom"), "Error [E1]: boom");
+        assert_eq!(headline("Error", "Errors everywhere"), "Error: Errors everywhere");
+        assert_eq!(headline("Stopped", ""), "Stopped: ");
+    }
 
     #[test]
     fn cuts_on_character_boundaries() {

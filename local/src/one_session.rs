@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use journal::SessionId;
+use journal::text::headline;
 use local::asl::{Execution, ExecutionEnd};
 use local::collector::Collector;
 use local::system::{Options, System};
@@ -84,8 +85,11 @@ async fn show(system: &System, session_id: &SessionId, execution: &Execution) ->
             Ok(ExitCode::SUCCESS)
         }
         ExecutionEnd::Failed { error, cause } => {
-            let (error, cause) = (timeline::escape(error), timeline::escape(cause));
-            writeln!(out, "\nThe session failed. {error}: {cause}")?;
+            let failure = timeline::escape(&headline(error, cause));
+            writeln!(out, "\nThe session failed. {failure}")?;
+            for line in cause.lines().skip(1) {
+                writeln!(out, "  {}", timeline::escape(line))?;
+            }
             Ok(ExitCode::FAILURE)
         }
     }

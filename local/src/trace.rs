@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use journal::text::headline;
 use operator::timeline;
 use serde::{Deserialize, Serialize};
 
@@ -81,7 +82,7 @@ pub fn tree(trace_id: &str, spans: &[Span]) -> String {
 fn branch(start: u64, span: &Span, depth: usize) -> String {
     let error = span.error.as_deref().map(|message| {
         let error_type = span.attributes.get("error.type").map_or("ERROR", String::as_str);
-        format!("  {error_type}: {message}")
+        format!("  {}", headline(error_type, message))
     });
     let what = format!("{}{}", span.name, error.unwrap_or_default());
     let took = span.end.saturating_sub(span.start);

@@ -5,7 +5,7 @@ use journal::{Ending, Event, Status, Timestamp};
 use crate::alive::alive;
 use crate::history::{Run, newest};
 use crate::hop::{Hop, hop, journal_refused, where_to_look};
-use crate::timeline::{ago, duration, escape, failure, result};
+use crate::timeline::{ago, details, duration, escape, failure, result};
 
 /// Says what happened in a session's newest run, where it stopped, and where to look next. `now`
 /// tells how long ago things were.
@@ -13,8 +13,9 @@ use crate::timeline::{ago, duration, escape, failure, result};
 pub fn explain(runs: &[Run], now: Timestamp) -> String {
     let Some(run) = newest(runs) else { return "Nothing is known.".to_owned() };
     let mut lines = vec![verdict(run, now)];
-    if let Some(failure) = run.failure().and_then(failure) {
-        lines.push(format!("Cause: {failure}"));
+    if let Some(event) = run.failure() {
+        lines.extend(failure(event).map(|failure| format!("Cause: {failure}")));
+        lines.extend(details(event).map(|line| format!("  {line}")));
     }
     if run.has_expired(now) {
         lines.push(

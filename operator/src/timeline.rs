@@ -2,7 +2,7 @@
 //! removes them where they do not belong.
 
 use anstyle::{AnsiColor, Style};
-use journal::text::truncate;
+use journal::text::{headline, truncate};
 use journal::{Ending, Event, Status, Timestamp};
 
 use crate::alive::alive;
@@ -114,12 +114,16 @@ pub(crate) fn result(event: &Event) -> Option<String> {
     Some(format!("{}{rest}{cut}", lines.join("\n           ")))
 }
 
-/// On a failure: its type and message.
+/// On a failure: its type and the first line of its message.
 #[must_use]
 pub fn failure(event: &Event) -> Option<String> {
     let message = event.error_message.as_deref()?;
-    let error_type = event.error_type.as_deref().unwrap_or("Error");
-    Some(format!("{}: {}", escape(error_type), escape(message)))
+    Some(escape(&headline(event.error_type.as_deref().unwrap_or("Error"), message)))
+}
+
+/// What follows the first line of a failure's message, such as a traceback.
+pub(crate) fn details(event: &Event) -> impl Iterator<Item = String> {
+    event.error_message.as_deref().unwrap_or_default().lines().skip(1).map(escape)
 }
 
 /// How long ago an event was.

@@ -140,14 +140,15 @@ fn resource(service: &'static str) -> Resource {
     Resource::builder().with_service_name(named.unwrap_or(service.into())).build()
 }
 
-/// Marks a span as failed, as [the standard says][recorded], with as much of the message as the
-/// journal keeps.
+/// Marks a span as failed, as [the standard says][recorded], with the first line of the message. The
+/// journal has the whole.
 ///
 /// [recorded]: https://opentelemetry.io/docs/specs/semconv/general/recording-errors/
 pub fn record_error(span: &SpanRef<'_>, error_type: &str, message: &str) {
     let error_type = truncate(error_type, MAX_ID_BYTES).to_owned();
     span.set_attribute(KeyValue::new("error.type", error_type));
-    span.set_status(Status::error(truncate(message, MAX_ERROR_MESSAGE_BYTES).to_owned()));
+    let first = message.lines().next().unwrap_or_default();
+    span.set_status(Status::error(truncate(first, MAX_ERROR_MESSAGE_BYTES).to_owned()));
 }
 
 #[cfg(test)]

@@ -37,7 +37,10 @@ const BUSY_INTERVAL: Duration = Duration::from_secs(2);
 const PING_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long an idle server may take to end when the container stops.
-const STOP_DEADLINE: Duration = Duration::from_secs(1);
+const STOP_GRACE: Duration = Duration::from_millis(500);
+
+/// How soon a server has ended that was killed.
+const KILL_DEADLINE: Duration = Duration::from_millis(500);
 
 /// How soon the end of a server is known whose connection broke.
 const DEATH_DEADLINE: Duration = Duration::from_secs(1);
@@ -190,7 +193,7 @@ impl Agent for HttpAgent {
     type Output = Box<RawValue>;
 
     fn grace(&self) -> Duration {
-        GRACE
+        GRACE + KILL_DEADLINE
     }
 
     async fn run(&self, invocation: Invocation) -> Result<Box<RawValue>, AgentError> {
@@ -199,23 +202,26 @@ impl Agent for HttpAgent {
             result = self.work(invocation) => return result,
             () = context.ending() => {}
         }
-        // Nobody but the process can end what a request has begun. Dropped after the grace.
-        self.end_server().await;
+        // Nobody but the process can end what a request has begun.
+        self.end_server(GRACE).await;
         Err("the task was ended".into())
     }
 
     async fn stop(&self) {
-        let _ = tokio::time::timeout(STOP_DEADLINE, self.end_server()).await;
+        self.end_server(STOP_GRACE).await;
     }
 }
 
 impl HttpAgent {
-    async fn end_server(&self) {
+    async fn end_server(&self, grace: Duration) {
         let Target::Command(_, slot) = &self.target else { return };
         let Some((server, _)) = slot.lock().await.take() else { return };
-        // Also if other tasks still have it.
-        let _kill = server.terminate();
-        server.ended().await;
+        // Even if other tasks still have it.
+        let kill = server.terminate();
+        if tokio::time::timeout(grace, server.ended()).await.is_err() {
+            drop(kill);
+            server.ended().await;
+        }
     }
 }
 
@@ -356,5 +362,39 @@ async fn while_busy(endpoint: &Endpoint) -> Result<(), Fault> {
             return Ok(());
         }
         tokio::time::sleep(BUSY_INTERVAL).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::{Input, TaskContext};
+
+    async fn error_of(name: &str, value: String) -> String {
+        let agent = HttpAgent::from_env(|asked| (asked == name).then(|| value.clone())).unwrap();
+        let agent = HttpAgent { listen_deadline: Duration::from_secs(1), ..agent };
+        let invocation = Invocation {
+            session_id: "session-2026-11-23-0123456789-abcdef".parse().unwrap(),
+            invocation_id: "run-1".to_owned(),
+            input: Input(Bytes::from_static(b"{}")),
+            environment: BTreeMap::new(),
+            headers: BTreeMap::new(),
+            context: TaskContext::default(),
+        };
+        agent.run(invocation).await.unwrap_err().message
+    }
+
+    #[tokio::test]
+    async fn a_server_that_does_not_listen_is_said_to_in_one_sentence() {
+        let server = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/server.py");
+        let error = error_of("AGENT_SERVER_COMMAND", format!("python3 {server} deaf")).await;
+        let lines = Vec::from_iter(error.lines());
+        assert_eq!(lines[0], "the server does not listen on PORT within 1 s");
+        assert!(lines[1].contains("uvicorn module:app"), "{error}");
+        assert!(lines[2].starts_with("I listen elsewhere"), "{error}");
+        let error = error_of("AGENT_URL", "http://127.0.0.1:1/invocations".to_owned()).await;
+        assert_eq!(error, "the server of AGENT_URL does not listen on 127.0.0.1:1 within 1 s");
     }
 }

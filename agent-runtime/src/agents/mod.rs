@@ -60,7 +60,10 @@ impl Agent for NamedAgent {
     type Output = Box<RawValue>;
 
     fn grace(&self) -> Duration {
-        GRACE
+        match self {
+            Self::Command(agent) => agent.grace(),
+            Self::Http(agent) => agent.grace(),
+        }
     }
 
     async fn run(&self, invocation: Invocation) -> Result<Box<RawValue>, AgentError> {
@@ -131,10 +134,10 @@ impl CommandLine {
     fn not_started(&self, error: &std::io::Error) -> AgentError {
         let hint = match error.kind() {
             std::io::ErrorKind::NotFound => {
-                ". Is the program in the image and in PATH? Of a script, is the program there that its first line names?"
+                "\nIs the program in the image and in PATH? Of a script, is the program there that its first line names?"
             }
             std::io::ErrorKind::PermissionDenied => {
-                ". A script needs `chmod +x`, or its interpreter before it: python3 /agent.py"
+                "\nA script needs `chmod +x`, or its interpreter before it: python3 /agent.py"
             }
             _ => "",
         };
