@@ -121,7 +121,7 @@ async fn each_failure_of_a_server_has_its_own_words() {
         (
             json!({"do": "redirect"}),
             "AgentError",
-            "no text (the agent answered 307 Temporary Redirect)",
+            "the agent gave no reason (the agent answered 307 Temporary Redirect)",
         ),
         (
             json!({"do": "stream", "parts": ["data: 1\n\n", "data: {\"error\": \"boom\", \"error_type\": \"QuotaError\"}\n\n"]}),

@@ -241,6 +241,29 @@ async fn a_body_of_ten_megabytes_of_small_values_takes_little_more_than_its_size
 }
 
 #[tokio::test]
+async fn a_name_that_is_almost_right_is_refused_or_noted_with_a_hint() {
+    let (container, id) = (Container::start("cat").await, session_id());
+    let url = format!("{}/invocations", container.program.url);
+    let post = |body: Value| container.client.post(&url).body(body.to_string()).send();
+    let answer = post(json!({"sessionId": id, "prompt": "hi"})).await.unwrap();
+    assert_eq!(answer.status(), 400);
+    let answer = answer.json::<Value>().await.unwrap();
+    assert_eq!(
+        answer["error"],
+        "the body has \"sessionId\" and no session id: its name is \"session_id\""
+    );
+    // Half an envelope is an input like any other.
+    let answer = post(json!({"session_id": id, "input": {"prompt": "hi"}})).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let result = container.end(&id).await.result;
+    assert_eq!(result.as_deref(), Some(r#"{"input":{"prompt":"hi"}}"#));
+    assert!(container.program.log().contains("the agent gets the whole body"));
+    // With the header it is an input too, whatever its members are called.
+    let other = session_id();
+    assert_eq!(container.post(&other, &json!({"sessionId": "mine"})).await.0, 200);
+}
+
+#[tokio::test]
 async fn a_command_that_fails_says_why_in_its_own_words() {
     for (command, error_type, message) in [
         ("sh -c 'echo a >&2; echo b >&2; exit 7'", "AgentError", "b (exit status: 7)\na"),

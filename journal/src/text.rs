@@ -30,11 +30,11 @@ pub fn truncate(text: &str, max_bytes: usize) -> &str {
 #[must_use]
 pub fn headline(error_type: &str, message: &str) -> String {
     let first = message.lines().next().unwrap_or_default();
-    let rest = first.strip_prefix(error_type);
-    if rest.is_some_and(|rest| rest.starts_with(": ") || rest.starts_with(" [")) {
-        return first.to_owned();
+    let class = first.split([':', ' ']).next().unwrap_or_default();
+    match class.rsplit('.').next() {
+        Some(name) if name == error_type => first.to_owned(),
+        _ => format!("{error_type}: {first}"),
     }
-    format!("{error_type}: {first}")
 }
 
 /// The longest end of `text` that has at most `max_bytes` and begins between two characters.
@@ -51,6 +51,7 @@ mod tests {
     #[test]
     fn a_headline_names_the_type_once() {
         assert_eq!(headline("ValueError", "ValueError: boom\nmore"), "ValueError: boom");
+        assert_eq!(headline("NoPlan", "app.NoPlan: boom"), "app.NoPlan: boom");
         assert_eq!(headline("Error", "Error [E1]: boom"), "Error [E1]: boom");
         assert_eq!(headline("Error", "Errors everywhere"), "Error: Errors everywhere");
         assert_eq!(headline("Stopped", ""), "Stopped: ");

@@ -2,6 +2,7 @@
 
 mod cli;
 mod one_session;
+mod readable;
 mod up;
 
 use std::os::unix::process::CommandExt;

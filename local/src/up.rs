@@ -1,6 +1,6 @@
 //! `up`: the system, kept up.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use uuid::Uuid;
 use workflow::Definition;
 
 use crate::cli::{Stop, UpArgs, options};
+use crate::readable::readable;
 
 /// What another terminal reads to reach this system and not AWS.
 const ENVIRONMENT_FILE: &str = ".local/env";
@@ -124,7 +125,8 @@ fn write_environment(
 /// Shows a line of a child's log, or of this process's. What an agent writes must not drive the
 /// terminal.
 fn echo(line: &str) {
-    telemetry::log_line(&operator::timeline::escape(line));
+    let line = if io::stderr().is_terminal() { readable(line) } else { line.to_owned() };
+    telemetry::log_line(&operator::timeline::escape(&line));
 }
 
 /// Replaces an agent-runtime that has ended, again and again.

@@ -149,7 +149,7 @@ fn asked(read: impl FnOnce(&dyn Fn(&str) -> Option<String>)) -> BTreeSet<String>
         names.borrow_mut().insert(name.to_owned());
         match name {
             "JOURNAL_TABLE_NAME" => Some("journal".to_owned()),
-            "AGENT_COMMAND" => Some("cat".to_owned()),
+            "AGENT_COMMAND" | "AGENT_SERVER_COMMAND" => Some("cat".to_owned()),
             "AGENT_RUNTIME_ARN" => Some(
                 "arn:aws:bedrock-agentcore:us-east-1:000000000000:runtime/a-0123456789".to_owned(),
             ),
@@ -171,6 +171,7 @@ fn the_environment_variables_are_those_that_the_code_reads() {
         assert_eq!(container["HEARTBEAT_SECONDS"], heartbeat.to_string());
         assert_eq!(settings.journal.retention_days, None);
         agent_runtime::CommandAgent::from_env(env).unwrap();
+        agent_runtime::HttpAgent::from_env(env).unwrap();
     });
     // Read by tracing-subscriber.
     read.insert("RUST_LOG".to_owned());

@@ -64,9 +64,9 @@ async fn an_example_without_a_prompt_fails_in_its_own_words() {
 }
 
 #[test]
-fn the_readme_has_the_rust_example_in_full() {
-    let (readme, example) =
-        (include_str!("../../README.md"), include_str!("../../examples/rust/src/main.rs"));
+fn the_documents_have_the_rust_example_in_full() {
+    let (document, example) =
+        (include_str!("../../docs/agents.md"), include_str!("../../examples/rust/src/main.rs"));
     assert!(example.lines().count() < 40);
-    assert!(readme.contains(&format!("```rust\n{example}```\n")));
+    assert!(document.contains(&format!("```rust\n{example}```\n")));
 }

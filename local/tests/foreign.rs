@@ -34,7 +34,7 @@ const AGENT_RUNTIME_ARN: &str =
     "arn:aws:bedrock-agentcore:us-east-1:000000000000:runtime/agent-0123456789";
 
 /// Fails, never ends, or gives 7 at once or slowly, as its input says.
-const AGENT_COMMAND: &str = "sh -c 'read -r input; case $input in *wrong*) echo wrong input >&2; exit 1;; *forever*) sleep 60;; *slow*) sleep 15;; esac; echo 7'";
+const AGENT_COMMAND: &str = "sh -c 'read -r input; case $input in *wrong*) echo wrong input >&2; exit 1;; *forever*) sleep 60;; *large*) echo result [$(yes 7, | head -n 99999)7] >&3;; *slow*) sleep 15;; esac; echo 7'";
 
 /// The engine, in a process group of its own.
 struct Ministack {
@@ -343,6 +343,7 @@ async fn the_same_sessions_leave_the_same_journals() {
         (json!({"session_id": "too-short"}), false),
         (json!({"session_id": 7}), false),
         (json!({"session_id": null}), false),
+        (json!({"sessionId": id()}), false),
         (json!({}), true),
         (json!([1]), true),
     ] {
@@ -352,6 +353,12 @@ async fn the_same_sessions_leave_the_same_journals() {
         assert!(cause.contains("33 to 100 characters"), "{cause}");
         assert_eq!(cause.contains("give session_id in the input"), by_name, "{input}: {cause}");
     }
+
+    let large = stack.run(&id(), json!({"prompt": "large"})).await.unwrap();
+    assert_eq!(
+        (&large["result_truncated"], &large["result_bytes"]),
+        (&json!(true), &json!(299_999))
+    );
 
     let twice = id();
     let wrong = stack.run(&id(), json!({"session_id": twice, "prompt": "wrong"})).await;

@@ -76,7 +76,7 @@ async fn agent_failed() {
     let stack =
         Stack::start("sh -c 'echo reading 3 files >&2; echo no such model >&2; exit 3'", 600).await;
     let (run, words) =
-        (execution(json!({"prompt": "hi"})), "reading 3 files\nno such model (exit status: 3)");
+        (execution(json!({"prompt": "hi"})), "no such model (exit status: 3)\nreading 3 files");
     assert_eq!(failure(stack.system.run(&run).await), ("AgentError".into(), words.into()));
     let events = stack.events(&run.name).await;
     check_history("agent-failed", &events);

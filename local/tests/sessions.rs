@@ -108,6 +108,7 @@ async fn an_invalid_session_id_fails_before_anything_is_written() {
         (json!({"session_id": "é".repeat(40)}), false),
         (json!({"session_id": 7}), false),
         (json!({"session_id": null}), false),
+        (json!({"sessionId": "a".repeat(40)}), false),
         (json!({"session_id": ["a".repeat(40)]}), false),
         (json!({}), true),
         (json!([1]), true),
@@ -118,9 +119,23 @@ async fn an_invalid_session_id_fails_before_anything_is_written() {
         assert_eq!(error, "SessionIdInvalid", "{input}");
         assert!(cause.contains("33 to 100 characters"), "{cause}");
         assert_eq!(cause.contains("give session_id in the input"), by_name, "{input}: {cause}");
+        let misnamed = input.get("sessionId").is_some();
+        assert_eq!(cause.contains("its name is session_id"), misnamed, "{input}: {cause}");
     }
     let items = stack.system.table.database.table_stats().unwrap();
     assert_eq!(items[0].item_count, 0);
+    stack.system.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_result_is_an_object_that_says_so() {
+    let stack = Stack::start("sh -c 'echo result [$(yes 7, | head -n 99999)7] >&3'", 600).await;
+    let run = execution(json!({}));
+    let ExecutionEnd::Succeeded(output) = stack.system.run(&run).await else { panic!("failed") };
+    assert_eq!(output["result_truncated"], true);
+    assert_eq!(output["result_bytes"], 300_000 - 1);
+    let head = output["result_head"].as_str().unwrap();
+    assert!(head.starts_with("[7, 7, ") && head.len() == 65_536, "{}", head.len());
     stack.system.stop().await;
 }
 

@@ -20,7 +20,7 @@ struct Said {
 pub(super) fn refusal(body: &Head, how: &str) -> AgentError {
     let text = String::from_utf8_lossy(&body.kept);
     let Ok(said) = serde_json::from_str::<Said>(&text) else {
-        let words = if text.trim().is_empty() { "no text" } else { text.trim() };
+        let words = if text.trim().is_empty() { "the agent gave no reason" } else { text.trim() };
         return format!("{words} ({how})").into();
     };
     let more = said.message.clone().or_else(|| said.details.as_ref().map(text_of));

@@ -104,7 +104,7 @@ fn after_frames<'a>(lines: &[&'a str]) -> Option<&'a str> {
 fn first_of_group<'a>(lines: &[&'a str]) -> Option<&'a str> {
     let mut members = lines.split(|line| line.contains("---------------- "));
     let group = members.next()?.iter().map(|line| inner(line));
-    let mut fallback = after_frames(&Vec::from_iter(group).get(1..)?.to_vec());
+    let mut fallback = after_frames(Vec::from_iter(group).get(1..)?);
     for member in members {
         let member = Vec::from_iter(member.iter().map(|line| inner(line)));
         let header = member.iter().rposition(|line| line.ends_with(TRACEBACK));

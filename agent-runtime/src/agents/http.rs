@@ -7,7 +7,7 @@ use actix_web::web::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use journal::settings::optional;
@@ -62,6 +62,8 @@ const DEATH_DEADLINE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct HttpAgent {
     target: Target,
+    /// What the server is asked for.
+    accept: String,
     listen_deadline: Duration,
 }
 
@@ -84,7 +86,7 @@ struct Endpoint {
 type Started = (Arc<Server>, Endpoint);
 
 impl HttpAgent {
-    /// Reads `AGENT_SERVER_COMMAND` or `AGENT_URL`.
+    /// Reads `AGENT_SERVER_COMMAND` or `AGENT_URL`, and `AGENT_ACCEPT`.
     ///
     /// # Errors
     /// If neither is there, or the one is not valid.
@@ -104,7 +106,12 @@ impl HttpAgent {
         let expected = "it must be the command that starts the agent's server";
         let missing = SettingError::Missing { name: "AGENT_SERVER_COMMAND", expected };
         let target = url.map(Target::Url).or(command).ok_or(missing)?;
-        Ok(Self { target, listen_deadline: LISTEN_DEADLINE })
+        const ACCEPT: &str = "it must be media types, such as application/json";
+        let accept = optional(&env, "AGENT_ACCEPT", ACCEPT, |accept| {
+            HeaderValue::from_str(accept).ok().map(|_| accept.to_owned())
+        })?;
+        let accept = accept.unwrap_or_else(|| "application/json, text/event-stream".to_owned());
+        Ok(Self { target, accept, listen_deadline: LISTEN_DEADLINE })
     }
 
     /// The server of this process, started if there is none, and where it listens.
@@ -160,7 +167,7 @@ impl HttpAgent {
         let (server, endpoint) = self.started(&invocation).await?;
         let _in_hand = server.as_ref().map(|server| server.take(&invocation.context));
         let called = async {
-            let result = call(&endpoint, &invocation).await?;
+            let result = call(&endpoint, &self.accept, &invocation).await?;
             while_busy(&endpoint).await?;
             Ok(result)
         };
@@ -280,11 +287,15 @@ async fn send(
 }
 
 /// Calls the server and reads its answer.
-async fn call(endpoint: &Endpoint, invocation: &Invocation) -> Result<Box<RawValue>, Fault> {
+async fn call(
+    endpoint: &Endpoint,
+    accept: &str,
+    invocation: &Invocation,
+) -> Result<Box<RawValue>, Fault> {
     let mut request = Request::post(&endpoint.path)
         .header("Host", &endpoint.address)
         .header("Content-Type", "application/json")
-        .header("Accept", "application/json, text/event-stream")
+        .header("Accept", accept)
         .header(SESSION_HEADER, invocation.session_id.as_str())
         .header(REQUEST_HEADER, &invocation.invocation_id);
     for name in ["TRACEPARENT", "TRACESTATE", "BAGGAGE"] {
@@ -300,7 +311,8 @@ async fn call(endpoint: &Endpoint, invocation: &Invocation) -> Result<Box<RawVal
     let status = response.status();
     let content_type = response.headers().get(CONTENT_TYPE);
     let content_type = content_type.and_then(|it| it.to_str().ok()).unwrap_or_default();
-    let is_stream = status.is_success() && content_type.starts_with("text/event-stream");
+    let of_events = content_type.starts_with("text/event-stream");
+    let is_stream = status.is_success() && of_events;
     let (mut answer, mut events) = (Head::default(), Events::default());
     let mut body = response.into_body();
     while let Some(frame) = body.frame().await {
@@ -320,7 +332,11 @@ async fn call(endpoint: &Endpoint, invocation: &Invocation) -> Result<Box<RawVal
     }
     let how = format!("the agent answered {status}");
     if !status.is_success() {
-        let error = refusal(&answer, &how);
+        let mut error = refusal(&answer, &how);
+        if of_events && answer.bytes == 0 {
+            // @fastify/sse 0.4 under the TypeScript SDK 0.4.
+            error.message += "\nThe TypeScript SDK drops the reason of an error where the answer may be a stream. If the app does not stream, set AGENT_ACCEPT=application/json.";
+        }
         return Err(match status.is_server_error() {
             true => Fault::Failed(error, how),
             false => Fault::Refused(error),
