@@ -63,7 +63,7 @@ pub fn install() -> Result<Installed> {
         let cargo = ["install", OHA, "--locked", "--quiet", "--root"];
         run(Command::new("cargo").args(cargo).arg(folder.join("oha")))?;
     }
-    build(&root, &target, &["bare", "container"])?;
+    build(&root, &target, &["any_agent", "bare", "container"])?;
     Ok(Installed { root, binaries: target.join("release"), python, oha })
 }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::Select;
-use testing::{TABLE_NAME, Table};
 use serde_json::Value;
+use testing::{TABLE_NAME, Table};
 
 use crate::contender::{Contender, Load, Spec, bodies};
 use crate::stand_ins::STATUSES;

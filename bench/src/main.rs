@@ -9,6 +9,7 @@
 mod contender;
 mod install;
 mod invocations;
+mod kinds;
 mod lambda;
 mod read;
 mod stand_ins;
@@ -28,8 +29,18 @@ use crate::install::{Installed, install};
 use crate::stand_ins::StandIns;
 use crate::table::{MEBIBYTE, Row};
 
-const MEASURES: [&str; 9] =
-    ["start", "invocations", "engine", "latency", "telemetry", "tasks", "lambda", "read", "build"];
+const MEASURES: [&str; 10] = [
+    "start",
+    "invocations",
+    "engine",
+    "latency",
+    "kinds",
+    "telemetry",
+    "tasks",
+    "lambda",
+    "read",
+    "build",
+];
 
 /// What is measured, beside the others.
 const OURS: &str = "this runtime";
@@ -94,6 +105,7 @@ async fn run() -> Result<()> {
             "invocations" => invocations::cost_and_memory(&bench).await,
             "engine" => invocations::on_the_engine(&bench).await,
             "latency" => invocations::latency(&bench).await,
+            "kinds" => kinds::measure(&bench).await,
             "telemetry" => invocations::telemetry(&bench).await,
             "tasks" => tasks::measure(&bench).await,
             "lambda" => lambda::measure(&bench).await,

@@ -80,6 +80,8 @@ impl StandIns {
                 .route("/2018-06-01/runtime/invocation/{id}/response", web::post().to(response))
                 .route("/2018-06-01/runtime/invocation/{id}/error", web::post().to(failed))
                 .route("/v1/traces", web::post().to(take))
+                .route("/agent/invocations", web::post().to(agent))
+                .route("/agent/ping", web::get().to(agent))
         })
         .workers(1)
         .backlog(16_384)
@@ -174,6 +176,11 @@ async fn response(counts: Data<Counts>) -> HttpResponse {
 async fn failed(body: String) -> HttpResponse {
     eprintln!("a function failed: {body}");
     HttpResponse::Accepted().json(json!({ "status": "OK" }))
+}
+
+/// An agent that has nothing to do.
+async fn agent() -> HttpResponse {
+    HttpResponse::Ok().json(json!({ "status": "Healthy", "time_of_last_update": 0 }))
 }
 
 async fn take(body: Bytes, counts: Data<Counts>) -> HttpResponse {

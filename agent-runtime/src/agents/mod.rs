@@ -1,6 +1,7 @@
 //! The kinds of agent that the host brings.
 
 mod answer;
+mod call;
 mod command;
 mod failure;
 mod http;

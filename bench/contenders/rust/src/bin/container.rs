@@ -12,7 +12,8 @@ impl Agent for Idle {
     type Output = Value;
 
     async fn run(&self, invocation: Invocation) -> Result<Value, AgentError> {
-        if let Some(until) = invocation.input.read::<Value>()?.get("until").and_then(Value::as_u64) {
+        if let Some(until) = invocation.input.read::<Value>()?.get("until").and_then(Value::as_u64)
+        {
             let until = UNIX_EPOCH + Duration::from_secs(until);
             let left = until.duration_since(SystemTime::now()).unwrap_or_default();
             tokio::time::sleep(left).await;
