@@ -55,6 +55,7 @@
 //!   and `run` are the process around all this. `web_page` guards a port of one's own machine.
 
 mod agent;
+mod agent_environment;
 mod agents;
 mod body;
 mod body_reader;
@@ -78,12 +79,13 @@ mod web_page;
 mod worker;
 
 pub use agent::{Agent, AgentError, Invocation};
+pub use agent_environment::agent_variable;
 pub use agents::{CommandAgent, HttpAgent};
 pub use caller::{REQUEST_HEADER, SESSION_HEADER};
 pub use input::Input;
 pub use journal::{InvalidPhase, SessionId, SettingError};
 pub use progress::MAX_PROGRESS_EVENTS;
-pub use run::{run, run_from_env};
+pub use run::{check_agent, run, run_from_env};
 pub use server::serve;
 pub use settings::{Limits, Settings};
 #[doc(hidden)]

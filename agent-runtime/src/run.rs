@@ -33,6 +33,14 @@ pub fn run_from_env() -> ExitCode {
     run_service(NamedAgent::from_env(env))
 }
 
+/// Whether these variables name an agent for [`run_from_env`].
+///
+/// # Errors
+/// If not, with the rule.
+pub fn check_agent(env: impl Fn(&str) -> Option<String>) -> Result<(), SettingError> {
+    NamedAgent::from_env(env).map(drop)
+}
+
 fn run_service(agent: Result<impl Agent, SettingError>) -> ExitCode {
     let settings = Settings::from_env(env).and_then(|settings| Ok((settings, agent?)));
     telemetry::run_service("agent-runtime", settings, |(settings, agent), _| host(settings, agent))

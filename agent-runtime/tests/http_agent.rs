@@ -151,17 +151,17 @@ async fn each_failure_of_a_server_has_its_own_words() {
         ),
         (
             json!({"do": "die"}),
-            "last words (the agent's server ended in the task: exit status: 5)",
+            "the agent's server ended in the task: exit status: 5\nlast words",
             "",
         ),
         (
             json!({"do": "killed"}),
-            "the agent failed without a word (the agent's server ended in the task: signal: 9 (SIGKILL); the memory may have run out)",
+            "the agent's server ended in the task: signal: 9 (SIGKILL); the memory may have run out",
             "",
         ),
         (
             json!({"do": "early and die"}),
-            "the agent failed without a word (the agent's server ended in the task: exit status: 5)",
+            "the agent's server ended in the task: exit status: 5",
             "",
         ),
     ] {

@@ -51,6 +51,7 @@ fn a_wrong_environment_is_one_clear_line_and_exit_code_2() {
         ("AGENT_COMMAND", "cd /app && python3 agent.py", "sh -c 'first | second'"),
         ("AGENT_SERVER_COMMAND", "uvicorn app:app", "exactly one of AGENT_COMMAND"),
         ("AGENT_URL", "http://127.0.0.1:9000/invocations", "exactly one of AGENT_COMMAND"),
+        ("AGENT_ENVIRONMENT", "SESSION_ID=mine", "what the runtime sets itself"),
         ("JOURNAL_ENDPOINT_URL", "127.0.0.1:8000", "http:// or https://"),
         ("PORT", "eighty", "0 to 65535"),
         ("PORT", "65536", "0 to 65535"),
@@ -203,6 +204,15 @@ async fn a_command_gets_the_input_and_the_environment_and_gives_its_output() {
     assert!(id.as_str().unwrap().starts_with("session-"));
     let run = result_of("sh -c 'echo $INVOCATION_ID'", &input).await;
     assert_eq!(run.as_str().unwrap().len(), 36);
+}
+
+#[tokio::test]
+async fn the_deployment_gives_variables_to_the_agent_and_not_to_the_runtime() {
+    let given = [("AGENT_ENVIRONMENT", "PORT=1 GREETING='hello you'"), ("GREETING", "the image's")];
+    let shown = "sh -c 'cat >/dev/null; echo $PORT $GREETING$AGENT_ENVIRONMENT'";
+    let container = Container::start_with(shown, &given).await;
+    let end = container.run(&json!({})).await;
+    assert_eq!(end.result.as_deref(), Some("\"1 hello you\""));
 }
 
 #[tokio::test]

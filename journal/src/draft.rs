@@ -56,7 +56,8 @@ impl Draft {
     }
 
     /// An agent's own progress, with a text for people if it is not empty (cut at
-    /// [`MAX_PROGRESS_BYTES`]); on a failure it is the `ErrorMessage`.
+    /// [`MAX_PROGRESS_BYTES`]); on a failure it is the `ErrorMessage`. An exception's name before a
+    /// colon is the `ErrorType`.
     ///
     /// # Errors
     /// If the phase breaks the rule of [`Status::phase`].
@@ -66,7 +67,12 @@ impl Draft {
             Step::Failed if text.is_empty() => {
                 Self::failure(status, "AgentError", "the agent gave no reason")
             }
-            Step::Failed => Self::failure(status, "AgentError", text),
+            Step::Failed => {
+                let class = text.split(": ").next().unwrap_or_default();
+                let is_class = (class.ends_with("Error") || class.ends_with("Exception"))
+                    && class.bytes().all(|byte| byte.is_ascii_alphanumeric());
+                Self::failure(status, if is_class { class } else { "AgentError" }, text)
+            }
             Step::Started | Step::Completed => {
                 let message = Some(text).filter(|text| !text.is_empty()).map(str::to_owned);
                 Self { message, ..Self::new(status) }

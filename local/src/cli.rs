@@ -137,6 +137,16 @@ pub fn options(agent: AgentArgs) -> Result<Options> {
         "JOURNAL_TABLE_NAME" => Some(TABLE_NAME.to_owned()),
         name => std::env::var(name).ok(),
     })?;
+    // Refused here and not in each container. The error names what would be the container's variable.
+    let names = [
+        ("AGENT_COMMAND", &agent.agent_command),
+        ("AGENT_SERVER_COMMAND", &agent.agent_server),
+        ("AGENT_URL", &agent.agent_url),
+    ];
+    let given = |name: &str| names.iter().find(|(known, _)| *known == name)?.1.clone();
+    if names.iter().any(|(_, value)| value.is_some()) {
+        agent_runtime::check_agent(given)?;
+    }
     let bundled = || shell_words::join(["sh", "-c", include_str!("count-lines.sh")]);
     Ok(Options {
         executable: std::env::current_exe()?,

@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use chrono::Utc;
+use journal::text::headline;
 use serde_json::{Value, json};
 use tokio::task::AbortHandle;
 
@@ -145,7 +146,9 @@ impl Executions {
         let text = |name: &str| described[name].as_str().unwrap_or_default().to_owned();
         let input: Value = serde_json::from_str(&text("input")).unwrap_or_default();
         let session = input["session_id"].as_str().map_or_else(|| text("name"), str::to_owned);
-        let error = described["error"].as_str().map(|error| format!(": {error}"));
+        let cause = described["cause"].as_str().unwrap_or_default();
+        let error = described["error"].as_str();
+        let error = error.map(|error| format!(": {}", headline(error, cause)));
         let took = described["stopDate"].as_f64().zip(described["startDate"].as_f64());
         let took = took.map(|(stop, start)| format!(" after {:.1} s", stop - start));
         say(&format!(

@@ -25,7 +25,9 @@ pub fn explain(runs: &[Run], now: Timestamp) -> String {
         lines.extend(run.defects.iter().map(|defect| format!("The history is broken: {defect}.")));
     }
     lines.extend(remarks(run, runs.len()));
-    if !matches!(run.ending, Ending::Completed(_)) {
+    if let Ending::Completed(end) = run.ending {
+        lines.extend(result(end).map(|result| format!("Its result: {result}")));
+    } else {
         let hop = hop(run);
         let verb = if run.ending == Ending::Running { "It is at" } else { "It stopped at" };
         lines.push(format!("{verb}: {hop}"));

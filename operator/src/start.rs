@@ -85,6 +85,10 @@ fn session_id(
     given: Option<SessionId>,
     name: &str,
 ) -> Result<SessionId> {
+    ensure!(
+        given.is_some() || input.contains_key("session_id") || !input.contains_key("sessionId"),
+        "the input has \"sessionId\" and no session id: its name is \"session_id\""
+    );
     let inside = input.get("session_id").map(SessionId::deserialize);
     let inside = inside.transpose().context("session_id in --input")?;
     if let (Some(given), Some(inside)) = (&given, &inside) {

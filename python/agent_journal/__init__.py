@@ -11,15 +11,18 @@ machine, nothing happens. Standard library only.
 """
 
 import contextlib
+import functools
+import inspect
 import json
 import os
 import re
 import stat
 import threading
-from collections.abc import Iterator
-from typing import Any, Optional
+from typing import Any, Callable, Optional, TypeVar, cast
 
 __all__ = ["phase", "result"]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _PHASE = re.compile(r"[A-Za-z0-9_-]{1,50}")
 _lock = threading.Lock()
@@ -59,22 +62,59 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-@contextlib.contextmanager
-def phase(name: str, text: str = "") -> Iterator[None]:
+class phase:
     """A phase of the agent in the journal: started, and completed or failed with the exception.
 
-    The name has 1 to 50 characters of A-Z a-z 0-9 _ -. The journal keeps 1 KB of the text. Works as
-    a decorator too.
+    The name has 1 to 50 characters of A-Z a-z 0-9 _ -. The journal keeps 1 KB of the text. Use it with
+    `with`, or as the decorator of a function, which may be async or a generator.
     """
-    if not _PHASE.fullmatch(name):
-        raise ValueError(f"a phase has 1 to 50 characters of A-Z a-z 0-9 _ -, and not {name!r}")
-    _write(f"started {name} {_one_line(text)}")
-    try:
-        yield
-    except BaseException as error:
-        _write(f"failed {name} {_one_line(f'{type(error).__name__}: {error}')}")
-        raise
-    _write(f"completed {name}")
+
+    def __init__(self, name: str, text: str = "") -> None:
+        if not _PHASE.fullmatch(name):
+            raise ValueError(f"a phase has 1 to 50 characters of A-Z a-z 0-9 _ -, and not {name!r}")
+        self._name, self._text = name, text
+
+    def __enter__(self) -> None:
+        _write(f"started {self._name} {_one_line(self._text)}")
+
+    def __exit__(self, kind: object, error: Optional[BaseException], trace: object) -> None:
+        if error is None or isinstance(error, GeneratorExit):
+            _write(f"completed {self._name}")
+        else:
+            _write(f"failed {self._name} {_one_line(f'{type(error).__name__}: {error}')}")
+
+    def __call__(self, function: F) -> F:
+        run: Any = function
+
+        @functools.wraps(function)
+        def plain(*args: Any, **named: Any) -> Any:
+            with self:
+                return run(*args, **named)
+
+        @functools.wraps(function)
+        def generator(*args: Any, **named: Any) -> Any:
+            with self:
+                return (yield from run(*args, **named))
+
+        @functools.wraps(function)
+        async def coroutine(*args: Any, **named: Any) -> Any:
+            with self:
+                return await run(*args, **named)
+
+        @functools.wraps(function)
+        async def async_generator(*args: Any, **named: Any) -> Any:
+            with self:
+                async for item in run(*args, **named):
+                    yield item
+
+        wrapper: Any = plain
+        if inspect.iscoroutinefunction(function):
+            wrapper = coroutine
+        elif inspect.isasyncgenfunction(function):
+            wrapper = async_generator
+        elif inspect.isgeneratorfunction(function):
+            wrapper = generator
+        return cast(F, wrapper)
 
 
 def result(value: Any) -> None:

@@ -40,6 +40,56 @@ def test_a_phase_is_started_and_completed() -> None:
     assert run(program) == ["started plan two lines", "completed plan", "started act ", "completed act"]
 
 
+def test_a_phase_decorates_every_kind_of_function() -> None:
+    program = """
+        import asyncio, inspect, agent_journal
+
+        @agent_journal.phase("plain")
+        def plain(n): return n
+
+        @agent_journal.phase("generator")
+        def generator():
+            yield 1
+            return 2
+
+        @agent_journal.phase("coroutine")
+        async def coroutine():
+            await asyncio.sleep(0)
+            return 3
+
+        @agent_journal.phase("stream")
+        async def stream():
+            yield 4
+            raise ValueError("no more")
+
+        assert inspect.iscoroutinefunction(coroutine) and inspect.isasyncgenfunction(stream)
+        assert plain(0) == 0 and plain.__name__ == "plain"
+        assert list(generator()) == [1]
+
+        async def main():
+            assert await coroutine() == 3
+            got = []
+            try:
+                async for item in stream():
+                    got.append(item)
+                    agent_journal.result(item)
+            except ValueError:
+                pass
+            assert got == [4]
+
+        asyncio.run(main())
+        first = generator()
+        next(first)
+        first.close()
+    """
+    assert run(program) == [
+        "started plain ", "completed plain", "started generator ", "completed generator",
+        "started coroutine ", "completed coroutine",
+        "started stream ", "result 4", "failed stream ValueError: no more",
+        "started generator ", "completed generator",
+    ]
+
+
 def test_a_phase_fails_with_the_exception_which_goes_on() -> None:
     program = """
         import agent_journal

@@ -83,7 +83,7 @@ impl Agent for CommandAgent {
         drop(command);
         let group = ProcessGroup::of(&child).ok_or("the command has no process id")?;
         let (owned, report) = (context.clone(), said);
-        let said = async move { read_progress(report, |line| progress(line, &owned)).await };
+        let said = async move { read_progress(report, true, |line| progress(line, &owned)).await };
         let said = AbortOnDropHandle::new(tokio::spawn(said.in_current_span()));
         let (stdin, stdout, stderr) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take());

@@ -55,9 +55,19 @@ pub(super) fn failure(lines: &[&str], how: &str) -> AgentError {
 /// The same, if an exception can be found in the lines.
 pub(super) fn exception(lines: &[&str], how: &str) -> Option<AgentError> {
     let exception = python_exception(lines).or_else(|| node_error(lines))?;
+    // A framework may raise what it caught anew, in the same words.
+    let said = |line: &str| line.split_once(": ").map(|(_, said)| said.to_owned());
+    let is_origin = |line: &&&str| line.starts_with("botocore.") && said(line) == said(exception);
+    let error_type = error_type(lines.iter().find(is_origin).copied().unwrap_or(exception));
     let (words, how) = (first_line(exception), format!("\n({how})"));
     let lines = last_that_fit(lines, &format!("{words}{how}"));
-    Some(AgentError::new(error_type(exception), format!("{words}\n{lines}{how}")))
+    Some(AgentError::new(error_type, format!("{words}\n{lines}{how}")))
+}
+
+/// A failure in words of our own, and the lines.
+pub(super) fn quoted(words: &str, lines: &[&str]) -> AgentError {
+    let lines = last_that_fit(lines, words);
+    format!("{words}\n{lines}").trim_end().into()
 }
 
 fn first_line(line: &str) -> &str {
@@ -182,6 +192,11 @@ mod tests {
                 words!("strands"),
                 "ClientError",
                 "botocore.errorfactory.AccessDeniedException: An error occurred (AccessDeniedException) when calling the ConverseStream operation: User is not authorized to perform: bedrock:InvokeModelWithResponseStream",
+            ),
+            (
+                words!("strands_rethrown"),
+                "ClientError",
+                "strands.types.exceptions.EventLoopException: An error occurred (AccessDeniedException) when calling the ConverseStream operation: no access to model",
             ),
             (words!("chained"), "NotReady", "NotReady: the table"),
             (words!("group"), "ValueError", "ValueError: one"),

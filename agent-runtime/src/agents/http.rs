@@ -123,12 +123,10 @@ impl HttpAgent {
             }
             () = tokio::time::sleep(self.listen_deadline) => {
                 let seconds = self.listen_deadline.as_secs();
-                return Err(format!(
+                return Err(server.with_last_lines(&format!(
                     "the server does not listen on PORT within {seconds} s\n\
-                     PORT is {port}. Serve a Python app with `uvicorn module:app`, which reads UVICORN_PORT; a TypeScript app needs app.run({{port: Number(process.env.PORT)}}).\n{}",
-                    server.last_words("the server's last words").message
-                )
-                .into());
+                     PORT is {port}. Serve a Python app with `uvicorn module:app`, which reads UVICORN_PORT; a TypeScript app needs app.run({{port: Number(process.env.PORT)}})."
+                )));
             }
         };
         let endpoint = Endpoint { address, path: "/invocations".to_owned() };
@@ -145,9 +143,7 @@ impl HttpAgent {
             Ok(result)
         };
         let Some(server) = &server else { return Ok(called.await?) };
-        let died = |how: String| {
-            server.last_words(&format!("the agent's server ended in the task: {how}"))
-        };
+        let died = |how: String| server.death(&how);
         let fault = tokio::select! {
             biased;
             called = called => match called {

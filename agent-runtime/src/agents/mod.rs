@@ -18,6 +18,7 @@ use journal::settings::optional;
 use serde_json::value::RawValue;
 use tokio::process::Command;
 
+use crate::agent_environment::agent_environment;
 use crate::{Agent, AgentError, Invocation};
 
 pub use command::CommandAgent;
@@ -86,6 +87,8 @@ impl Agent for NamedAgent {
 struct CommandLine {
     program: String,
     arguments: Vec<String>,
+    /// Variables that the deployment gives to the agent.
+    environment: BTreeMap<String, String>,
 }
 
 impl CommandLine {
@@ -109,7 +112,7 @@ impl CommandLine {
         if arguments.iter().any(|word| of_a_shell(word) && is_bare(word)) {
             return Err(SettingError::Malformed { name, value, expected: SHELL });
         }
-        Ok(Some(Self { program, arguments }))
+        Ok(Some(Self { program, arguments, environment: agent_environment(env)? }))
     }
 
     /// The program, ready to be started: the leader of a process group, with what it writes on pipes.
@@ -121,8 +124,10 @@ impl CommandLine {
             .env_remove("TRACEPARENT")
             .env_remove("TRACESTATE")
             .env_remove("BAGGAGE")
-            // Where the journal is concerns the runtime alone.
+            // These concern the runtime alone.
             .env_remove(journal::settings::ENDPOINT_URL)
+            .env_remove("AGENT_ENVIRONMENT")
+            .envs(&self.environment)
             .envs(environment)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -134,6 +139,9 @@ impl CommandLine {
     /// Why it could not be started.
     fn not_started(&self, error: &std::io::Error) -> AgentError {
         let hint = match error.kind() {
+            std::io::ErrorKind::NotFound if self.program.contains(['|', '&', ';', '=', '$']) => {
+                "\nNo shell reads it: write sh -c '…', and env NAME=VALUE before the program"
+            }
             std::io::ErrorKind::NotFound => {
                 "\nIs the program in the image and in PATH? Of a script, is the program there that its first line names?"
             }

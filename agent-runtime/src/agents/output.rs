@@ -147,12 +147,13 @@ pub(super) struct Said {
 /// and the first is logged.
 pub(super) async fn read_progress(
     lines: impl AsyncRead + Unpin,
+    takes_result: bool,
     mut progress: impl FnMut(&str) -> Result<(), String>,
 ) -> Said {
     let mut lines = BufReader::new(lines);
     let (mut said, mut invalid) = (Said::default(), 0_u64);
     while let Some(line) = next_line(&mut lines).await {
-        if let Some(result) = line.kept.strip_prefix(b"result ") {
+        if takes_result && let Some(result) = line.kept.strip_prefix(b"result ") {
             let bytes = line.bytes - (line.kept.len() - result.len());
             said.result = Some(Head { kept: result.to_owned(), bytes });
             continue;

@@ -1,6 +1,7 @@
 //! A server that hosts the agent, as a process of the runtime's own.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, TcpListener};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use tracing::Span;
 
 use super::CommandLine;
 use super::command::PROGRESS_FD;
-use super::failure::{exception, failure};
+use super::failure::{exception, failure, quoted};
 use super::output::{AgentLog, Stream, progress, read_lines, read_progress};
 use super::process_group::{ProcessGroup, how};
 use crate::{AgentError, TaskContext};
@@ -62,8 +63,7 @@ impl Server {
         command_line: &CommandLine,
         environment: &BTreeMap<String, String>,
     ) -> Result<Self, AgentError> {
-        // The SDKs read no port, so nothing but the operating system can tell which one is free.
-        let port = std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+        let port = free_port()?;
         let (sender, said) = tokio::net::unix::pipe::pipe()?;
         let sender = FdMapping { parent_fd: sender.into_blocking_fd()?, child_fd: PROGRESS_FD };
         let of_session = environment.iter().filter(|(name, _)| *name == "SESSION_ID");
@@ -89,7 +89,8 @@ impl Server {
         }));
         let (stdout, stderr, at) = (child.stdout.take(), child.stderr.take(), Arc::clone(&desk));
         let read = async move {
-            let said = read_progress(said, |line| lock(&at).progress(line));
+            // Whatever looks like a result too: that of a server is its answer.
+            let said = read_progress(said, false, |line| lock(&at).progress(line));
             let stdout = read_lines(stdout, |line| lock(&at).line(Stream::Stdout, line));
             let stderr = read_lines(stderr, |line| lock(&at).line(Stream::Stderr, line));
             tokio::join!(said, stdout, stderr);
@@ -136,12 +137,22 @@ impl Server {
         InHand { desk: Arc::clone(&self.desk), number }
     }
 
-    /// The failure that its last words explain.
+    /// Why it ended before it listened, in its last words.
     pub fn last_words(&self, how: &str) -> AgentError {
-        let desk = lock(&self.desk);
-        let silent = desk.err.tail().all(str::is_empty);
-        let log = if silent { &desk.out } else { &desk.err };
-        failure(&Vec::from_iter(log.tail()), how)
+        lock(&self.desk).last_lines(|lines| failure(lines, how))
+    }
+
+    /// Why it ended in a task. Its last line is as a rule not about that.
+    pub fn death(&self, how: &str) -> AgentError {
+        let how = format!("the agent's server ended in the task: {how}");
+        let explain =
+            |lines: &[&str]| exception(lines, &how).unwrap_or_else(|| quoted(&how, lines));
+        lock(&self.desk).last_lines(explain)
+    }
+
+    /// A failure that the server's last lines may explain.
+    pub fn with_last_lines(&self, words: &str) -> AgentError {
+        lock(&self.desk).last_lines(|lines| quoted(words, lines))
     }
 
     /// The exception that a failed request has logged, as far as it can be found.
@@ -177,9 +188,19 @@ impl Desk {
 
     fn progress(&self, line: &str) -> Result<(), String> {
         match self.tasks.as_slice() {
+            _ if line.starts_with("result ") => {
+                Err("the result of a server is its answer: return it from the function".to_owned())
+            }
             [(_, context)] => progress(line, context),
             tasks => Err(format!("its task is not known: {} are in hand", tasks.len())),
         }
+    }
+
+    /// Hands on the last lines of stderr, or if that is silent of stdout.
+    fn last_lines(&self, explain: impl FnOnce(&[&str]) -> AgentError) -> AgentError {
+        let silent = self.err.tail().all(str::is_empty);
+        let log = if silent { &self.out } else { &self.err };
+        explain(&Vec::from_iter(log.tail()))
     }
 
     fn exception_of(&self, request_id: &str, how: &str) -> Option<AgentError> {
@@ -193,6 +214,15 @@ impl Desk {
         }
         exception(&Vec::from_iter(self.err.tail()), how)
     }
+}
+
+/// A port on which nothing listens, outside of the range from which the operating system gives ports to
+/// whoever asks for any.
+fn free_port() -> Result<u16, AgentError> {
+    const RANGE: std::ops::Range<u16> = 20_000..32_768;
+    let mut ports = std::iter::repeat_with(|| fastrand::u16(RANGE)).take(100);
+    let free = ports.find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok());
+    Ok(free.ok_or("no port is free for the agent's server")?)
 }
 
 impl Drop for Server {

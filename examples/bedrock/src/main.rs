@@ -19,7 +19,7 @@ use crate::agent::BedrockAgent;
 use crate::settings::Settings;
 
 fn main() -> ExitCode {
-    match Settings::from_env(|name| std::env::var(name).ok()) {
+    match Settings::from_env(agent_runtime::agent_variable) {
         Ok(settings) => agent_runtime::run(BedrockAgent::new(settings)),
         Err(error) => {
             eprintln!("bedrock-agent: {error}");
