@@ -1,14 +1,66 @@
 #!/usr/bin/env bash
-# Builds the image and the function and deploys them: bash deploy/deploy.sh STACK AGENT_COMMAND
+# Builds the image and the function, and deploys them.
+#
+#   deploy.sh STACK COMMAND                            the base image, with a command as the agent
+#   deploy.sh STACK --dockerfile PATH [--context DIR]  your image, with the runtime copied into it
+#   deploy.sh STACK --image URI                        an image in ECR that has the runtime in it
+#   … -- Name=Value …                                  parameters of the stack (deploy/README.md)
+#
 # With DRY_RUN=1 it says what it would run, and runs nothing. Region and credentials are the AWS CLI's.
 set -euo pipefail
+
+fail() {
+  printf 'deploy.sh: %s\n' "$1" >&2
+  sed -n '4,7s/^# *//p' "$0" >&2
+  exit 2
+}
+
+stack=${1:-}
+# The name of an ECR repository, of a stack, and with _ for - of an AgentCore runtime.
+[[ $stack =~ ^[a-z][a-z0-9]*(-[a-z0-9]+)*$ && ${#stack} -ge 2 && ${#stack} -le 48 ]] ||
+  fail "STACK must have 2 to 48 characters: small letters, digits and single dashes between them, a letter first; not '$stack'"
+shift
+image='' dockerfile='' context='' command='' parameters=()
+while (($#)); do
+  case $1 in
+    --image | --dockerfile | --context)
+      [[ -n ${2:-} ]] || fail "$1 needs a value"
+      declare "${1#--}=$2"
+      shift 2
+      ;;
+    --)
+      shift
+      for parameter; do
+        [[ $parameter =~ ^[A-Za-z0-9]+= ]] || fail "a parameter is Name=Value, not '$parameter'"
+        parameters+=("$parameter")
+      done
+      break
+      ;;
+    -*) fail "there is no option $1" ;;
+    *)
+      [[ -z $command ]] || fail "the command must be one word: quote it"
+      command=$1
+      shift
+      ;;
+  esac
+done
+given=0
+for one in "$image" "$dockerfile" "$command"; do [[ -z $one ]] || given=$((given + 1)); done
+((given == 1)) || fail 'give one of COMMAND, --dockerfile and --image'
+[[ -z $context || -n $dockerfile ]] || fail '--context belongs to --dockerfile'
+if [[ -n $dockerfile ]]; then
+  [[ -f $dockerfile ]] || fail "there is no file $dockerfile"
+  dockerfile=$(realpath "$dockerfile")
+  context=$(realpath "${context:-$(dirname "$dockerfile")}")
+fi
+case ${command%% *} in
+  python* | uv | uvicorn | node | np[mx] | java | ruby | ./* | /agent* | /app*)
+    fail "the base image is Debian with a shell, and has no ${command%% *}: use --dockerfile"
+    ;;
+esac
 cd "$(dirname "$0")/.."
 
-usage="usage: bash deploy/deploy.sh STACK AGENT_COMMAND, such as: deploy.sh my-agents 'tr a-z A-Z'"
-stack=${1:?$usage}
-agent_command=${2:?$usage}
 dry_run=${DRY_RUN:-}
-
 run() {
   printf '+ %s\n' "${*@Q}" >&2
   if [[ -z $dry_run ]]; then "$@"; fi
@@ -17,33 +69,56 @@ run() {
 account=000000000000
 region=${AWS_REGION:-${AWS_DEFAULT_REGION:-us-east-1}}
 if [[ -z $dry_run ]]; then
+  for tool in aws sam cargo-lambda $([[ -n $image ]] || echo docker); do
+    command -v "$tool" >/dev/null || fail "$tool is not installed"
+  done
   account=$(aws sts get-caller-identity --query Account --output text)
   region=${AWS_REGION:-${AWS_DEFAULT_REGION:-$(aws configure get region)}}
 fi
 export AWS_REGION=$region AWS_DEFAULT_REGION=$region
-registry=$account.dkr.ecr.$region.amazonaws.com
-# A tag of its own each time: AgentCore notices no other change of the image.
-image=$registry/$stack:$(date -u +%Y%m%d%H%M%S)
 
-if [[ -n $dry_run ]] || ! aws ecr describe-repositories --repository-names "$stack" >/dev/null 2>&1; then
-  run aws ecr create-repository --repository-name "$stack"
+build() {
+  # Without the attestation, which would make an index of the image.
+  run docker build --platform linux/arm64 --provenance=false "$@"
+}
+
+if [[ -z $image ]]; then
+  registry=$account.dkr.ecr.$region.amazonaws.com
+  # A tag of its own each time: AgentCore notices no other change of the image.
+  image=$registry/$stack:$(date -u +%Y%m%d%H%M%S)
+  if [[ -n $dry_run ]] || ! aws ecr describe-repositories --repository-names "$stack" >/dev/null 2>&1; then
+    run aws ecr create-repository --repository-name "$stack"
+  fi
+  if [[ -n $command ]]; then
+    build --file deploy/Dockerfile --tag "$image" .
+  else
+    build --file deploy/Dockerfile --tag agent-runtime .
+    build --file "$dockerfile" --tag "$stack-agent" "$context"
+    build --file deploy/Dockerfile.agent --build-arg "AGENT_IMAGE=$stack-agent" --tag "$image" deploy
+  fi
+  run bash -c "aws ecr get-login-password | docker login --username AWS --password-stdin $registry"
+  run docker push --platform linux/arm64 "$image"
 fi
-run docker build --platform linux/arm64 --file deploy/Dockerfile --tag "$image" .
-run bash -c "aws ecr get-login-password | docker login --username AWS --password-stdin $registry"
-run docker push "$image"
 
-# cargo-lambda builds the invoker.
+overrides=("AgentImageUri=$image" "AgentName=${stack//-/_}")
+[[ -z $command ]] || overrides+=("AgentCommand=$command")
+overrides+=("${parameters[@]}")
+quoted=()
+for override in "${overrides[@]}"; do
+  value=${override#*=}
+  quoted+=("ParameterKey=${override%%=*},ParameterValue=\"${value//\"/\\\"}\"")
+done
+
+# cargo-lambda builds the invoker. What a failed creation has made stays, and the next run goes on
+# from there.
 run sam build --beta-features --template-file deploy/template.yaml
 run sam deploy --stack-name "$stack" --resolve-s3 --capabilities CAPABILITY_IAM \
-  --no-fail-on-empty-changeset --parameter-overrides \
-  "ParameterKey=AgentImageUri,ParameterValue=$image" \
-  "ParameterKey=AgentName,ParameterValue=${stack//-/_}" \
-  "ParameterKey=AgentCommand,ParameterValue=\"$agent_command\""
+  --no-fail-on-empty-changeset --on-failure DO_NOTHING --parameter-overrides "${quoted[@]}"
 
 cat <<DONE
 Start a session and watch it:
   export STATE_MACHINE_ARN=arn:aws:states:$region:$account:stateMachine:$stack-session
   export JOURNAL_TABLE_NAME=$stack-journal
   export AGENT_RUNTIME_ARN=\$(aws cloudformation describe-stacks --stack-name $stack --query "Stacks[0].Outputs[?OutputKey=='AgentRuntimeArn'].OutputValue" --output text)
-  cargo run --bin agent-journal -- start --watch 'a prompt'
+  agent-journal start --watch 'a prompt'
 DONE

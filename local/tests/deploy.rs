@@ -105,7 +105,35 @@ const AGENTCORE: &str = "arn:${AWS::Partition}:bedrock-agentcore:${AWS::Region}:
 const ACCOUNT: &str = "if StringEquals aws:SourceAccount !Ref AWS::AccountId";
 const TABLE: &str = "arn:${AWS::Partition}:dynamodb:${AWS::Region}:${AWS::AccountId}:table/${AWS::StackName}-journal";
 
-fn allowed() -> BTreeSet<String> {
+/// The conditions on which permissions depend.
+const CONDITIONS: [&str; 4] =
+    ["AllowsBedrockModels", "ExportsTraces", "ProtectsJournal", "RaisesAlarms"];
+
+/// The value where these conditions hold and the others do not; nothing where it is left out.
+fn resolve(value: &Value, holds: &dyn Fn(&str) -> bool) -> Option<Value> {
+    match value {
+        Value::Object(fields) => {
+            if let Some(choice) = fields.get("!If") {
+                let branch = if holds(choice[0].as_str().unwrap()) { 1 } else { 2 };
+                return resolve(&choice[branch], holds);
+            }
+            if fields.get("!Ref").is_some_and(|name| name == "AWS::NoValue") {
+                return None;
+            }
+            if fields.get("Condition").and_then(Value::as_str).is_some_and(|name| !holds(name)) {
+                return None;
+            }
+            let kept = fields
+                .iter()
+                .filter_map(|(name, value)| Some((name.clone(), resolve(value, holds)?)));
+            Some(Value::Object(kept.collect()))
+        }
+        Value::Array(items) => Some(items.iter().filter_map(|item| resolve(item, holds)).collect()),
+        other => Some(other.clone()),
+    }
+}
+
+fn allowed(holds: &dyn Fn(&str) -> bool) -> BTreeSet<String> {
     let mut allowed = BTreeSet::from([
         // The journal: exactly this, on exactly this table.
         "WorkflowRole: Allow dynamodb:PutItem on !GetAtt JournalTable.Arn".to_owned(),
@@ -127,60 +155,77 @@ fn allowed() -> BTreeSet<String> {
         format!("AgentRole: Allow logs:CreateLogStream on {LOGS}/aws/bedrock-agentcore/runtimes/${{AgentName}}-*:log-stream:*"),
         format!("AgentRole: Allow logs:PutLogEvents on {LOGS}/aws/bedrock-agentcore/runtimes/${{AgentName}}-*:log-stream:*"),
         format!("AgentRole: Allow logs:DescribeLogGroups on {LOGS}*"),
-        // If AllowBedrockModels is yes.
-        "AgentRole: Allow bedrock:InvokeModel on arn:${AWS::Partition}:bedrock:*::foundation-model/*".to_owned(),
-        "AgentRole: Allow bedrock:InvokeModel on arn:${AWS::Partition}:bedrock:${AWS::Region}:${AWS::AccountId}:inference-profile/*".to_owned(),
-        "AgentRole: Allow bedrock:InvokeModelWithResponseStream on arn:${AWS::Partition}:bedrock:*::foundation-model/*".to_owned(),
-        "AgentRole: Allow bedrock:InvokeModelWithResponseStream on arn:${AWS::Partition}:bedrock:${AWS::Region}:${AWS::AccountId}:inference-profile/*".to_owned(),
-        // If ExportTraces is yes.
-        "InvokerRole: Allow xray:PutTraceSegments on *".to_owned(),
-        "AgentRole: Allow xray:PutTraceSegments on *".to_owned(),
         // Who may be whom.
         format!("WorkflowRole: Allow sts:AssumeRole on itself to states.amazonaws.com {ACCOUNT} if ArnLike aws:SourceArn {STATES}${{AWS::StackName}}-session"),
         format!("InvokerRole: Allow sts:AssumeRole on itself to lambda.amazonaws.com {ACCOUNT}"),
         format!("AgentRole: Allow sts:AssumeRole on itself to bedrock-agentcore.amazonaws.com {ACCOUNT} if ArnLike aws:SourceArn {AGENTCORE}*"),
     ]);
-    for write in [
-        "BatchWriteItem",
-        "DeleteItem",
-        "PartiQLDelete",
-        "PartiQLInsert",
-        "PartiQLUpdate",
-        "UpdateItem",
-    ] {
-        allowed.insert(format!("JournalTable: Deny dynamodb:{write} on {TABLE} to *"));
+    if holds("AllowsBedrockModels") {
+        for action in ["InvokeModel", "InvokeModelWithResponseStream"] {
+            for resource in
+                ["*::foundation-model/*", "${AWS::Region}:${AWS::AccountId}:inference-profile/*"]
+            {
+                allowed.insert(format!(
+                    "AgentRole: Allow bedrock:{action} on arn:${{AWS::Partition}}:bedrock:{resource}"
+                ));
+            }
+        }
+    }
+    if holds("ExportsTraces") {
+        allowed.insert("InvokerRole: Allow xray:PutTraceSegments on *".to_owned());
+        allowed.insert("AgentRole: Allow xray:PutTraceSegments on *".to_owned());
+    }
+    if holds("RaisesAlarms") {
+        for (action, resource) in [
+            ("dynamodb:DescribeStream", "!GetAtt JournalTable.StreamArn"),
+            ("dynamodb:GetRecords", "!GetAtt JournalTable.StreamArn"),
+            ("dynamodb:GetShardIterator", "!GetAtt JournalTable.StreamArn"),
+            ("dynamodb:ListStreams", "*"),
+            ("logs:CreateLogStream", "!GetAtt TamperingLog.Arn"),
+            ("logs:PutLogEvents", "!GetAtt TamperingLog.Arn"),
+        ] {
+            allowed.insert(format!("TamperingRole: Allow {action} on {resource}"));
+        }
+        let pipe = "arn:${AWS::Partition}:pipes:${AWS::Region}:${AWS::AccountId}:pipe/${AWS::StackName}-tampering";
+        allowed.insert(format!("TamperingRole: Allow sts:AssumeRole on itself to pipes.amazonaws.com {ACCOUNT} if ArnLike aws:SourceArn {pipe}"));
+    }
+    if holds("ProtectsJournal") {
+        for write in [
+            "BatchWriteItem",
+            "DeleteItem",
+            "PartiQLDelete",
+            "PartiQLInsert",
+            "PartiQLUpdate",
+            "UpdateItem",
+        ] {
+            allowed.insert(format!("JournalTable: Deny dynamodb:{write} on {TABLE} to *"));
+        }
     }
     allowed
 }
 
-#[test]
-fn the_template_allows_what_is_listed_and_nothing_else() {
-    let template = template();
+/// What the template's roles and policies allow where these conditions hold.
+fn found(template: &Value) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    let mut types = BTreeSet::new();
     for (name, resource) in template["Resources"].as_object().unwrap() {
-        let kind = resource["Type"].as_str().unwrap();
         let properties = &resource["Properties"];
-        types.insert(kind);
-        match kind {
+        match resource["Type"].as_str().unwrap() {
             "AWS::IAM::Role" => {
-                let known = ["AssumeRolePolicyDocument", "Policies"];
+                // The policies of ManagedPolicyArns are the deployer's own.
+                let known = ["AssumeRolePolicyDocument", "ManagedPolicyArns", "Policies"];
                 let fields = properties.as_object().unwrap();
                 assert!(
                     fields.keys().all(|key| known.contains(&key.as_str())),
                     "{name}: {fields:?}"
                 );
+                if let Some(managed) = fields.get("ManagedPolicyArns") {
+                    assert_eq!(
+                        (name.as_str(), text(managed)),
+                        ("AgentRole", "!Ref AgentPolicyArns".to_owned())
+                    );
+                }
                 found.extend(statements(name, &properties["AssumeRolePolicyDocument"]));
                 for policy in properties["Policies"].as_array().unwrap() {
-                    let policy = match &policy["!If"] {
-                        Value::Null => policy,
-                        choice => {
-                            let known = ["ExportsTraces", "AllowsBedrockModels"];
-                            assert!(known.contains(&choice[0].as_str().unwrap()), "{name}");
-                            assert_eq!(text(&choice[2]), "!Ref AWS::NoValue");
-                            &choice[1]
-                        }
-                    };
                     found.extend(statements(name, &policy["PolicyDocument"]));
                 }
             }
@@ -192,24 +237,49 @@ fn the_template_allows_what_is_listed_and_nothing_else() {
                 }
             }
             "AWS::DynamoDB::Table" => {
-                let policy = &properties["ResourcePolicy"]["!If"];
-                assert_eq!(policy[0], "ProtectsJournal");
-                assert_eq!(text(&policy[2]), "!Ref AWS::NoValue");
-                found.extend(statements(name, &policy[1]["PolicyDocument"]));
+                if let Some(policy) = properties.get("ResourcePolicy") {
+                    found.extend(statements(name, &policy["PolicyDocument"]));
+                }
             }
-            _ => {}
+            "AWS::BedrockAgentCore::Runtime"
+            | "AWS::CloudWatch::Alarm"
+            | "AWS::Logs::LogGroup"
+            | "AWS::Logs::LogStream"
+            | "AWS::Pipes::Pipe" => {}
+            other => panic!("{other} may bring permissions of its own"),
         }
     }
-    assert_eq!(found, allowed());
-    let known = BTreeSet::from([
-        "AWS::BedrockAgentCore::Runtime",
-        "AWS::DynamoDB::Table",
-        "AWS::IAM::Role",
-        "AWS::Logs::LogGroup",
-        "AWS::Serverless::Function",
-        "AWS::Serverless::StateMachine",
-    ]);
-    assert_eq!(types, known, "another type of resource may bring permissions of its own");
+    found
+}
+
+#[test]
+fn the_template_allows_what_is_listed_and_nothing_else() {
+    let template = template();
+    for combination in 0..1 << CONDITIONS.len() {
+        // The others are about what brings no permission.
+        let holds = |name: &str| {
+            let known = CONDITIONS.iter().position(|condition| *condition == name);
+            known.is_none_or(|at| combination & (1 << at) != 0)
+        };
+        let whole = resolve(&template, &holds).unwrap();
+        assert_eq!(found(&whole), allowed(&holds), "{combination:b}");
+    }
+    let without = resolve(&template, &|_| false).unwrap();
+    assert_eq!(found(&without), allowed(&|_| false));
+    let known = Vec::from_iter(template["Conditions"].as_object().unwrap().keys());
+    let others = [
+        "HasAgentCommand",
+        "HasAgentEnvironment",
+        "HasAgentPolicies",
+        "HasAgentServerCommand",
+        "IsInVpc",
+        "KeepsEvents",
+    ];
+    let mut listed = Vec::from_iter(CONDITIONS.into_iter().chain(others));
+    listed.sort_unstable();
+    let mut known = Vec::from_iter(known.into_iter().map(String::as_str));
+    known.sort_unstable();
+    assert_eq!(known, listed, "another condition may bring permissions");
 }
 
 #[test]
