@@ -91,12 +91,7 @@ async fn one_server_serves_all_tasks_and_is_started_again_when_it_has_ended() {
     assert_eq!(pid(&container).await, pids[0]);
     kill(pids[0], Signal::SIGKILL).unwrap();
     gone(pids[0]).await;
-    // The runtime notices a moment later.
-    let again = eventually("another server", async || {
-        let end = container.run(&json!({"do": "pid"})).await;
-        end.result.and_then(|text| text.parse().ok()).map(Pid::from_raw)
-    });
-    assert_ne!(again.await, pids[0]);
+    assert_ne!(pid(&container).await, pids[0]);
 }
 
 #[tokio::test]
@@ -159,6 +154,12 @@ async fn each_failure_of_a_server_has_its_own_words() {
             "the agent's server ended in the task: signal: 9 (SIGKILL); the memory may have run out",
             "",
         ),
+        (json!({"do": "half and die"}), "the agent's server ended in the task: exit status: 5", ""),
+        (
+            json!({"do": "answer and die"}),
+            "the agent's server ended in the task: exit status: 5",
+            "",
+        ),
         (
             json!({"do": "early and die"}),
             "the agent's server ended in the task: exit status: 5",
@@ -197,8 +198,44 @@ async fn an_answer_is_the_result_as_json_as_text_or_as_its_events() {
     assert_eq!(events[1], 2);
     let end = container.run(&json!({"do": "large"})).await;
     assert!(end.result_truncated);
-    assert_eq!(end.result_bytes, Some(50_000 * 104));
+    assert_eq!(end.result_bytes, Some(10_000 * 104 * 30));
     assert!(end.result.unwrap().starts_with("[\"xxx"));
+    let peak = container.peak_memory();
+    println!("peak memory after an answer of 31 MB: {peak} kB");
+    assert!(peak < 50_000, "{peak} kB");
+}
+
+#[tokio::test]
+async fn an_event_or_a_ping_without_end_takes_bounded_memory() {
+    let container = start("").await;
+    let data = |text: &str, count: usize| format!("data: {}\n", text.repeat(count));
+    // An event of 3 MB in one line, and one of 3 MB in 300,000 lines.
+    let parts = [data("x", 3_000_000), "\n".into(), data("x", 4).repeat(300_000), "\n".into()];
+    let end = container.run(&json!({"do": "stream", "parts": parts})).await;
+    let bytes = end.result_bytes.unwrap();
+    assert!((4_400_000..5_000_000).contains(&bytes), "{bytes}");
+    let error = format!("event: error\ndata: {}\n\n", "x".repeat(3_000_000));
+    let end = container.run(&json!({"do": "stream", "parts": [error]})).await;
+    assert!(said(&end).1.starts_with("xxx"), "{end:?}");
+    let end = container.run(&json!({"do": "endless ping"})).await;
+    assert_eq!(end.result.as_deref(), Some("7"));
+    let peak = container.peak_memory();
+    println!("peak memory: {peak} kB");
+    assert!(peak < 60_000, "{peak} kB");
+}
+
+#[tokio::test]
+async fn a_task_that_is_ended_while_its_server_starts_ends_no_other_tasks_server() {
+    let (container, id, other) = (start("slow").await, session_id(), session_id());
+    assert_eq!(container.post(&id, &json!({"do": "pid"})).await.0, 200);
+    eventually("the server's start", async || {
+        container.program.log().contains("starting").then_some(())
+    })
+    .await;
+    assert_eq!(container.post(&other, &json!({"do": "sleep", "seconds": 3})).await.0, 200);
+    stop_task(&container, &id).await;
+    assert_eq!(said(&container.end(&id).await), ("Stopped", "wrong input"));
+    assert_eq!(container.end(&other).await.result.as_deref(), Some("\"slept\""));
 }
 
 #[tokio::test]
@@ -224,6 +261,8 @@ async fn a_task_that_is_ended_takes_its_server_along() {
         let end = container.end(&id).await;
         assert_eq!(said(&end), ("Stopped", "wrong input"));
         assert!(kill(server, None).is_err(), "the event comes after the server is gone");
+        let was_told = container.program.log().contains("told to end");
+        assert_eq!(was_told, how.is_empty(), "SIGTERM comes first");
         // The other task's server is gone too.
         let end = container.end(&other).await;
         assert!(said(&end).1.contains("the agent's server ended in the task"), "{end:?}");

@@ -403,11 +403,17 @@ async fn a_flood_of_progress_is_cut_and_what_is_no_progress_is_logged_once() {
 
 #[tokio::test]
 async fn a_process_that_stays_with_the_descriptor_does_not_hold_the_end_up() {
-    // It leaves the group, so nothing kills it, and has closed all but the progress.
-    let stays = "sh -c 'setsid sleep 5 </dev/null >/dev/null 2>&1 & echo 7'";
-    let began = Instant::now();
-    assert_eq!(result_of(stays, &json!({})).await, 7);
-    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    // It leaves the group, so nothing kills it, and has closed all but the progress; then all but stderr.
+    let stays = "sh -c 'setsid sleep 5 </dev/null >/dev/null 2>&1 & echo result 7 >&3; echo log'";
+    let noisy = "sh -c 'setsid sleep 5 </dev/null >/dev/null 3>&- & echo result 7 >&3; echo log'";
+    for command in [stays, noisy] {
+        let began = Instant::now();
+        assert_eq!(result_of(command, &json!({})).await, 7);
+        assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    }
+    // Nor does it hide why the command failed.
+    let fails = "sh -c 'setsid sleep 5 </dev/null & echo error Sad >&3; echo no luck >&2; exit 1'";
+    assert_eq!(error_of(fails).await, ("Sad".to_owned(), "no luck (exit status: 1)".to_owned()));
 }
 
 #[tokio::test]

@@ -25,7 +25,17 @@ __all__ = ["phase", "result"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 _PHASE = re.compile(r"[A-Za-z0-9_-]{1,50}")
-_lock = threading.Lock()
+# A signal handler may report something while a line is being written.
+_lock = threading.RLock()
+
+
+def _after_fork() -> None:
+    """A thread of the parent may hold the lock, and does not exist in the child."""
+    global _lock
+    _lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _pipe() -> Optional[tuple[int, int]]:
@@ -81,7 +91,11 @@ class phase:
         if error is None or isinstance(error, GeneratorExit):
             _write(f"completed {self._name}")
         else:
-            _write(f"failed {self._name} {_one_line(f'{type(error).__name__}: {error}')}")
+            try:
+                said = str(error)
+            except Exception:
+                said = "it cannot be printed"
+            _write(f"failed {self._name} {_one_line(f'{type(error).__name__}: {said}')}")
 
     def __call__(self, function: F) -> F:
         run: Any = function
@@ -118,7 +132,8 @@ class phase:
 
 
 def result(value: Any) -> None:
-    """The agent's result, as JSON; standard output is then only log. The last one counts.
+    """The agent's result, as JSON; standard output is then only log. The last one counts. Call it in one
+    process only: lines of several, if they are long, are mixed.
 
     Raises TypeError or ValueError for a value that JSON cannot hold.
     """

@@ -151,9 +151,44 @@ def test_nothing_happens_without_the_runtime() -> None:
             agent_journal.result(7)
     """
     assert run(program, fd=None) == []
-    # No such descriptor, and one that is no pipe.
     assert run(program, fd=99) == []
-    assert run(program, fd=0) == []
+
+
+def test_a_descriptor_that_is_no_pipe_is_not_written_to(tmp_path: Path) -> None:
+    program = f"""
+        import os, sys
+        file = os.open({str(tmp_path / "file")!r}, os.O_CREAT | os.O_WRONLY)
+        os.environ["PROGRESS_FD"] = str(file)
+        import agent_journal
+        agent_journal.result(7)
+    """
+    assert run(program, fd=None) == []
+    assert (tmp_path / "file").read_text() == ""
+
+
+def test_a_child_does_not_wait_for_a_thread_of_its_parent() -> None:
+    program = """
+        import os, threading, agent_journal
+        with agent_journal._lock:
+            pid = os.fork()
+            if pid == 0:
+                t = threading.Thread(target=agent_journal.result, args=(7,))
+                t.start(); t.join(10)
+                os._exit(1 if t.is_alive() else 0)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    """
+    assert run(program) == ["result 7"]
+
+
+def test_an_exception_that_cannot_be_printed_is_reported_all_the_same() -> None:
+    program = """
+        import agent_journal
+        class Odd(Exception):
+            def __str__(self): raise ValueError
+        with agent_journal.phase("plan"):
+            raise Odd
+    """
+    assert run(program, ok=False)[1] == "failed plan Odd: it cannot be printed"
 
 
 def test_a_file_that_took_the_number_of_the_pipe_is_not_written_to(tmp_path: Path) -> None:
@@ -171,7 +206,7 @@ def test_a_file_that_took_the_number_of_the_pipe_is_not_written_to(tmp_path: Pat
 def test_long_results_of_threads_are_not_mixed() -> None:
     program = """
         import agent_journal, threading
-        write = lambda n: agent_journal.result(str(n) * 300_000)
+        write = lambda n: [agent_journal.result(str(n) * 300_000) for _ in range(20)]
         threads = [threading.Thread(target=write, args=(n,)) for n in range(4)]
         [t.start() for t in threads]; [t.join() for t in threads]
     """

@@ -4,14 +4,15 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::output::{Head, MAX_RESULT_BYTES};
+use super::output::Head;
 use crate::AgentError;
 
 /// What the SDKs for AgentCore answer when the agent's function fails.
 #[derive(Debug, Default, Deserialize)]
 struct Said {
     error: Value,
-    error_type: Option<String>,
+    #[serde(default)]
+    error_type: String,
     details: Option<Value>,
     message: Option<String>,
 }
@@ -30,9 +31,10 @@ pub(super) fn refusal(body: &Head, how: &str) -> AgentError {
 
 fn failure_of(said: &Said, more: &str) -> AgentError {
     let text = text_of(&said.error);
-    match &said.error_type {
-        Some(error_type) => AgentError::new(error_type, format!("{error_type}: {text}{more}")),
-        None => format!("{text}{more}").into(),
+    let text = if text.trim().is_empty() { "the agent gave no reason" } else { text.trim() };
+    match said.error_type.as_str() {
+        "" => format!("{text}{more}").into(),
+        error_type => AgentError::new(error_type, format!("{error_type}: {text}{more}")),
     }
 }
 
@@ -40,12 +42,14 @@ fn text_of(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
+const IN_THE_STREAM: &str = " (in the stream)";
+
 /// Server-sent events, as they arrive: <https://html.spec.whatwg.org/multipage/server-sent-events.html>.
 #[derive(Debug, Default)]
 pub(super) struct Events {
-    line: Vec<u8>,
+    line: Head,
     name: String,
-    data: Option<String>,
+    data: Option<Head>,
     /// The JSON array of what came.
     list: Head,
     count: usize,
@@ -57,31 +61,35 @@ impl Events {
     pub fn push(&mut self, mut bytes: &[u8]) {
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
             let (line, rest) = bytes.split_at(end);
-            self.extend_line(line);
+            self.line.push(line);
             self.end_line();
             bytes = rest.get(1..).unwrap_or_default();
         }
-        self.extend_line(bytes);
-    }
-
-    fn extend_line(&mut self, bytes: &[u8]) {
-        let room = MAX_RESULT_BYTES.saturating_sub(self.line.len()).min(bytes.len());
-        self.line.extend_from_slice(bytes.get(..room).unwrap_or_default());
+        self.line.push(bytes);
     }
 
     fn end_line(&mut self) {
-        let line = std::mem::take(&mut self.line);
-        let line = String::from_utf8_lossy(&line);
-        let line = line.strip_suffix('\r').unwrap_or(&line);
-        let (field, value) = line.split_once(':').unwrap_or((line, ""));
-        let value = value.strip_prefix(' ').unwrap_or(value);
-        match field {
-            "" if line.is_empty() => self.end_event(),
-            "event" => value.clone_into(&mut self.name),
-            "data" => match &mut self.data {
-                Some(data) => *data = format!("{data}\n{value}"),
-                None => self.data = Some(value.to_owned()),
-            },
+        let Head { mut kept, bytes } = std::mem::take(&mut self.line);
+        let is_whole = kept.len() == bytes;
+        if is_whole && kept.ends_with(b"\r") {
+            kept.pop();
+        }
+        if kept.is_empty() {
+            return self.end_event();
+        }
+        let colon = kept.iter().position(|byte| *byte == b':').unwrap_or(kept.len());
+        let (field, value) = kept.split_at(colon);
+        let value = value.strip_prefix(b":").unwrap_or(value);
+        let value = value.strip_prefix(b" ").unwrap_or(value);
+        match field.strip_prefix(b"\xef\xbb\xbf").unwrap_or(field) {
+            b"event" => self.name = String::from_utf8_lossy(value).into_owned(),
+            b"data" => {
+                let more = self.data.is_some();
+                let data = self.data.get_or_insert_default();
+                data.push(if more { b"\n" } else { b"" });
+                data.push(value);
+                data.bytes += if is_whole { 0 } else { bytes - kept.len() };
+            }
             // A comment, which keeps the connection open, or a field that does not concern us.
             _ => {}
         }
@@ -90,15 +98,25 @@ impl Events {
     fn end_event(&mut self) {
         let name = std::mem::take(&mut self.name);
         let Some(data) = self.data.take() else { return };
-        let is_json = serde_json::from_str::<&RawValue>(&data).is_ok();
-        let json = if is_json { data.clone() } else { Value::from(data.as_str()).to_string() };
+        let text = String::from_utf8_lossy(&data.kept);
+        let is_json = serde_json::from_str::<&RawValue>(&text).is_ok();
         self.list.push(if self.count == 0 { b"[" } else { b"," });
-        self.list.push(json.as_bytes());
+        match is_json {
+            true => self.list.push(&data.kept),
+            false => self.list.push(Value::from(&*text).to_string().as_bytes()),
+        }
+        self.list.bytes += data.bytes - data.kept.len();
         self.count += 1;
-        let said = serde_json::from_str::<Said>(&data).ok();
         // The TypeScript SDK names the event, the Python SDK gives the exception's class.
-        let said = said.filter(|said| name == "error" || said.error_type.is_some());
-        self.failure = said.map(|said| failure_of(&said, " (in the stream)"));
+        let said = serde_json::from_str::<Said>(&text).ok();
+        let failure = || Some(failure_of(said.as_ref()?, IN_THE_STREAM));
+        self.failure = match &said {
+            Some(said) if !said.error_type.is_empty() => failure(),
+            _ if name == "error" => {
+                Some(failure().unwrap_or_else(|| format!("{text}{IN_THE_STREAM}").into()))
+            }
+            _ => None,
+        };
     }
 
     /// The JSON array of all events.

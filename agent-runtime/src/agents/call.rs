@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use actix_web::web::Bytes;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::header::CONTENT_TYPE;
@@ -28,6 +28,9 @@ const BUSY_INTERVAL: Duration = Duration::from_secs(2);
 /// How long such an answer may take.
 const PING_DEADLINE: Duration = Duration::from_secs(5);
 
+/// How much of such an answer is read.
+const MAX_PING_BYTES: usize = 64 * 1024;
+
 /// Where a server is.
 #[derive(Debug, Clone)]
 pub(super) struct Endpoint {
@@ -39,10 +42,18 @@ pub(super) struct Endpoint {
 
 /// Why a call failed, as far as the caller can tell.
 pub(super) enum Fault {
+    /// Nothing listens there.
+    Unreached(AgentError),
     /// The connection broke, perhaps because the server has ended.
     Broken(AgentError),
-    /// The agent's function failed, and the log may say more. With what the server answered.
-    Failed(AgentError, String),
+    /// The agent's function failed, and the log may say more.
+    Failed {
+        error: AgentError,
+        /// What the server answered.
+        how: String,
+        /// Whether it gave no reason.
+        is_silent: bool,
+    },
     /// The server refused the request, or its answer cannot be used.
     Refused(AgentError),
 }
@@ -57,7 +68,10 @@ impl Fault {
 impl From<Fault> for AgentError {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::Broken(error) | Fault::Failed(error, _) | Fault::Refused(error) => error,
+            Fault::Unreached(error)
+            | Fault::Broken(error)
+            | Fault::Failed { error, .. }
+            | Fault::Refused(error) => error,
         }
     }
 }
@@ -79,7 +93,10 @@ async fn send(
     endpoint: &Endpoint,
     request: Request<Full<Bytes>>,
 ) -> Result<(Response<Incoming>, AbortOnDropHandle<()>), Fault> {
-    let stream = TcpStream::connect(&endpoint.address).await.map_err(Fault::broken)?;
+    let stream = TcpStream::connect(&endpoint.address).await.map_err(|error| {
+        let address = &endpoint.address;
+        Fault::Unreached(format!("the agent's server does not listen on {address}: {error}").into())
+    })?;
     let _ = stream.set_nodelay(true);
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(Fault::broken)?;
@@ -116,7 +133,7 @@ pub(super) async fn call(
     let status = response.status();
     let content_type = response.headers().get(CONTENT_TYPE);
     let content_type = content_type.and_then(|it| it.to_str().ok()).unwrap_or_default();
-    let of_events = content_type.starts_with("text/event-stream");
+    let of_events = content_type.to_ascii_lowercase().starts_with("text/event-stream");
     let is_stream = status.is_success() && of_events;
     let (mut answer, mut events) = (Head::default(), Events::default());
     let mut body = response.into_body();
@@ -143,20 +160,27 @@ pub(super) async fn call(
             error.message += "\nThe TypeScript SDK drops the reason of an error where the answer may be a stream. If the app does not stream, set AGENT_ACCEPT=application/json.";
         }
         return Err(match status.is_server_error() {
-            true => Fault::Failed(error, how),
+            true => {
+                let is_silent = !answer.kept.trim_ascii_start().starts_with(b"{");
+                Fault::Failed { error, how, is_silent }
+            }
             false => Fault::Refused(error),
         });
     }
     if is_stream {
-        let failed = |error| Fault::Failed(error, "in the stream of its answer".to_owned());
+        let how = "in the stream of its answer".to_owned();
+        let failed = |error| Fault::Failed { error, how, is_silent: false };
         answer = events.end().map_err(failed)?;
     }
     printed_result(answer, &invocation.context).map_err(Fault::Refused)
 }
 
 /// Waits until a server that has answered does not say any more that it is busy: at once if it never
-/// did, or twice in a row.
-pub(super) async fn while_busy(endpoint: &Endpoint) -> Result<(), Fault> {
+/// did, or twice in a row. `false` if it does not answer that at all.
+///
+/// # Errors
+/// If it goes away while it is busy.
+pub(super) async fn while_busy(endpoint: &Endpoint) -> Result<bool, Fault> {
     let base = endpoint.path.split('?').next().unwrap_or_default();
     let base = base.rsplit_once('/').map_or("", |(base, _)| base);
     let (mut was_busy, mut idle) = (false, 0);
@@ -165,22 +189,21 @@ pub(super) async fn while_busy(endpoint: &Endpoint) -> Result<(), Fault> {
         let request = request.body(Full::default()).map_err(Fault::broken)?;
         let answer = async {
             let (response, _connection) = send(endpoint, request).await?;
-            let body = response.into_body().collect().await.map_err(Fault::broken)?.to_bytes();
+            let body = Limited::new(response.into_body(), MAX_PING_BYTES).collect().await;
+            // Without an answer that can be read, it does not say that it is busy.
+            let body = body.map(|body| body.to_bytes()).unwrap_or_default();
             let answer = serde_json::from_slice::<Value>(&body).unwrap_or_default();
-            Ok(answer.get("status").is_some_and(|status| status == "HealthyBusy"))
+            Ok::<_, Fault>(answer.get("status").is_some_and(|status| status == "HealthyBusy"))
         };
         match tokio::time::timeout(PING_DEADLINE, answer).await {
-            Ok(Ok(true)) => (was_busy, idle) = (true, 0),
+            // While it works, it may not come to answer.
+            Ok(Ok(true)) | Err(_) => (was_busy, idle) = (true, 0),
             Ok(Ok(false)) => idle += 1,
-            Ok(Err(fault)) if was_busy => return Err(fault),
-            // It has no answer to that, but it has answered the invocation.
-            Ok(Err(_)) => return Ok(()),
-            // It does not answer while it works.
-            Err(_) if was_busy => idle = 0,
-            Err(_) => return Ok(()),
+            Ok(Err(_)) if !was_busy => return Ok(false),
+            Ok(Err(fault)) => return Err(Fault::Broken(fault.into())),
         }
         if !was_busy || idle >= 2 {
-            return Ok(());
+            return Ok(true);
         }
         tokio::time::sleep(BUSY_INTERVAL).await;
     }

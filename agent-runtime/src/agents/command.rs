@@ -1,6 +1,7 @@
 //! Any program, in any language, run once for each invocation.
 
 use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
@@ -9,14 +10,13 @@ use nix::sys::signal::Signal;
 use serde_json::value::RawValue;
 use tokio::io::AsyncWriteExt;
 use tokio::process::ChildStdin;
-use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use super::failure::failure;
 use super::output::{
-    AgentLog, Head, Stream, ends_in_json, given_result, printed_result, progress, read_lines,
-    read_progress,
+    AgentLog, Head, Said, Stream, ends_in_json, given_result, last_words, printed_result, progress,
+    read_lines, read_progress,
 };
 use super::process_group::{ProcessGroup, how};
 use super::{CommandLine, GRACE};
@@ -70,7 +70,7 @@ impl Agent for CommandAgent {
 
     async fn run(&self, invocation: Invocation) -> Result<Box<RawValue>, AgentError> {
         let context = &invocation.context;
-        let (sender, said) = tokio::net::unix::pipe::pipe()?;
+        let (sender, report) = tokio::net::unix::pipe::pipe()?;
         let sender = FdMapping { parent_fd: sender.into_blocking_fd()?, child_fd: PROGRESS_FD };
         let mut command = self.0.command(&invocation.environment);
         command
@@ -82,14 +82,17 @@ impl Agent for CommandAgent {
         // Closes the writing end of the pipe, which would keep the reading end open.
         drop(command);
         let group = ProcessGroup::of(&child).ok_or("the command has no process id")?;
-        let (owned, report) = (context.clone(), said);
-        let said = async move { read_progress(report, true, |line| progress(line, &owned)).await };
-        let said = AbortOnDropHandle::new(tokio::spawn(said.in_current_span()));
+        let said = Arc::new(Mutex::new(Said::default()));
+        let (owned, saying) = (context.clone(), Arc::clone(&said));
+        let reading = async move {
+            read_progress(report, Some(&saying), |line| progress(line, &owned)).await;
+        };
+        let reading = AbortOnDropHandle::new(tokio::spawn(reading.in_current_span()));
         let (stdin, stdout, stderr) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (mut printed, mut out) = (Head::default(), AgentLog::new(Stream::Stdout));
         let mut err = AgentLog::new(Stream::Stderr);
-        let status = {
+        let (status, whole) = {
             let output = async {
                 let stdout = read_lines(stdout, |line| {
                     printed.push(line);
@@ -124,25 +127,24 @@ impl Agent for CommandAgent {
             read = read || tokio::time::timeout(OUTPUT_GRACE, &mut output).await.is_ok();
             // Kills the processes that the command left, which closes their end of the pipes.
             drop(group);
-            if !read && tokio::time::timeout(LEFTOVER_GRACE, &mut output).await.is_err() {
-                return Err(
-                    "a process outside the command's process group holds its output open".into()
-                );
-            }
-            status
+            read = read || tokio::time::timeout(LEFTOVER_GRACE, &mut output).await.is_ok();
+            (status, read)
         };
-        let deadline = Instant::now() + LEFTOVER_GRACE;
-        let said = tokio::time::timeout_at(deadline, said).await.ok().and_then(Result::ok);
-        let said = said.unwrap_or_default();
+        // A process outside of the group may hold the descriptor open; what was said counts.
+        let _ = tokio::time::timeout(LEFTOVER_GRACE, reading).await;
+        let said = std::mem::take(&mut *said.lock().unwrap_or_else(PoisonError::into_inner));
         if !status.success() {
-            let silent = err.tail().all(str::is_empty);
-            let log = if silent { &out } else { &err };
-            let error = failure(&Vec::from_iter(log.tail()), &how(status));
+            let error = failure(&last_words(&out, &err, 0, 0), &how(status));
             let error_type = said.error_type.unwrap_or(error.error_type);
             return Err(AgentError { error_type, ..error });
         }
         if let Some(result) = said.result {
             return given_result(result, context);
+        }
+        if !whole {
+            return Err(
+                "a process outside the command's process group holds its output open".into()
+            );
         }
         let result = printed_result(printed, context)?;
         if result.get().starts_with('"')

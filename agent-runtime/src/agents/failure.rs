@@ -3,14 +3,11 @@
 use journal::SdkFault;
 use journal::text::{MAX_ERROR_MESSAGE_BYTES, truncate};
 
+use super::output::LastWords;
 use crate::AgentError;
 
 /// Longest first line of a message in bytes. The rest of the line stands in what follows.
 const MAX_FIRST_LINE_BYTES: usize = 1024;
-
-/// A traceback that more lines than this follow is of an exception that the program survived. Notes of
-/// the exception, and the rest of its message, are fewer.
-const MAX_LINES_AFTER: usize = 20;
 
 const TRACEBACK: &str = "Traceback (most recent call last):";
 const GROUP_TRACEBACK: &str = "Exception Group Traceback (most recent call last):";
@@ -32,41 +29,63 @@ const CREDENTIAL_CLASSES: [&str; 13] = [
     "UnauthorizedSSOTokenError",
 ];
 
+/// What stands before a traceback that is not why the program ended.
+const ASIDES: [&str; 6] = [
+    "--- Logging error ---",
+    "Error in atexit",
+    "Error in sys.excepthook",
+    "Exception ignored",
+    "Exception in thread",
+    "Task exception was never retrieved",
+];
+
 /// Why a program failed. The first line of the message is the cause: of a Python traceback the last
 /// exception, of a group's the first in it, of another program its last words. `how` it ended and the
-/// lines themselves follow, as many as fit. `lines` are the last that it wrote.
-pub(super) fn failure(lines: &[&str], how: &str) -> AgentError {
-    if let Some(error) = exception(lines, how) {
+/// lines themselves follow, as many as fit.
+pub(super) fn failure(words: &LastWords, how: &str) -> AgentError {
+    if let Some(error) = exception(words, how) {
         return error;
     }
-    let last = lines.iter().rposition(|line| !line.trim().is_empty());
+    let lines = Vec::from_iter(words.lines.iter().map(String::as_str));
+    let last = lines.iter().rposition(|line| !is_noise(line));
     let Some((last, words)) = last.and_then(|last| Some((last, lines.get(last)?))) else {
         return format!("the agent failed without a word ({how})").into();
     };
-    let words = first_line(words);
-    let is_botocores = words.starts_with("botocore.");
-    let error_type = if is_botocores { error_type(words) } else { AgentError::GENERIC };
+    let (words, before) = (first_line(words), lines.get(..last).unwrap_or_default());
+    // Of a program that does not even compile, Python prints no traceback.
+    let is_indented = |line: &&str| line.starts_with(' ');
+    let is_pythons = before.last().is_some_and(is_indented) && words.contains("Error");
+    let named = is_pythons || words.starts_with("botocore.");
+    let error_type = if named { error_type(words) } else { AgentError::GENERIC };
     let words = format!("{words} ({how})");
-    let before = last_that_fit(lines.get(..last).unwrap_or_default(), &words);
+    let before = last_that_fit(before, &words);
     let before = if before.is_empty() { before } else { format!("\n{before}") };
     AgentError::new(error_type, format!("{words}{before}"))
 }
 
 /// The same, if an exception can be found in the lines.
-pub(super) fn exception(lines: &[&str], how: &str) -> Option<AgentError> {
-    let exception = python_exception(lines).or_else(|| node_error(lines))?;
+pub(super) fn exception(words: &LastWords, how: &str) -> Option<AgentError> {
+    let lines = Vec::from_iter(words.lines.iter().map(String::as_str));
+    let exception = python_exception(&lines, words.old).or_else(|| node_error(&lines))?;
     // A framework may raise what it caught anew, in the same words.
     let said = |line: &str| line.split_once(": ").map(|(_, said)| said.to_owned());
     let is_origin = |line: &&&str| line.starts_with("botocore.") && said(line) == said(exception);
     let error_type = error_type(lines.iter().find(is_origin).copied().unwrap_or(exception));
     let (words, how) = (first_line(exception), format!("\n({how})"));
-    let lines = last_that_fit(lines, &format!("{words}{how}"));
+    let lines = last_that_fit(&lines, &format!("{words}{how}"));
     Some(AgentError::new(error_type, format!("{words}\n{lines}{how}")))
 }
 
+/// What Node.js prints besides the error.
+fn is_noise(line: &str) -> bool {
+    let noise = ["Node.js v", "    at ", "(Use `node ", "}"];
+    line.trim().is_empty() || noise.iter().any(|begin| line.starts_with(begin))
+}
+
 /// A failure in words of our own, and the lines.
-pub(super) fn quoted(words: &str, lines: &[&str]) -> AgentError {
-    let lines = last_that_fit(lines, words);
+pub(super) fn quoted(words: &str, said: &LastWords) -> AgentError {
+    let lines = Vec::from_iter(said.lines.iter().map(String::as_str));
+    let lines = last_that_fit(&lines, words);
     format!("{words}\n{lines}").trim_end().into()
 }
 
@@ -86,28 +105,28 @@ fn last_that_fit(lines: &[&str], beside: &str) -> String {
     lines.get(lines.len() - count..).unwrap_or_default().join("\n").trim_matches('\n').to_owned()
 }
 
-/// The line of a Python traceback that names the exception: `module.Class: message`.
-fn python_exception<'a>(lines: &[&'a str]) -> Option<&'a str> {
-    let header = lines
-        .iter()
-        .rposition(|line| line.ends_with(TRACEBACK) && !line.trim_start().starts_with(['|', '+']));
-    let group = lines
-        .iter()
-        .rposition(|line| line.ends_with(GROUP_TRACEBACK) && line.trim_start().starts_with("+ "));
-    let (exception, region) = match group.filter(|group| header.is_none_or(|it| it < *group)) {
-        Some(group) => (first_of_group(lines.get(group..)?), group),
-        None => (after_frames(lines.get(header? + 1..)?), header?),
-    };
-    let exception = exception?;
-    let at = lines.iter().rposition(|line| line.ends_with(exception))?.max(region);
-    let follows = lines.get(at + 1..).unwrap_or_default().iter();
-    let unindented = follows.filter(|line| !line.starts_with([' ', '\t']) && !line.is_empty());
-    (unindented.count() <= MAX_LINES_AFTER).then_some(exception)
+/// The line of a Python traceback that names the exception: `module.Class: message`. Of several
+/// tracebacks the last, less what the program survived: its first `old` lines, and asides.
+fn python_exception<'a>(lines: &[&'a str], old: usize) -> Option<&'a str> {
+    for at in (old..lines.len()).rev() {
+        let (before, region) = (lines.get(..at)?, lines.get(at..)?);
+        let header = *region.first()?;
+        let is_group = header.ends_with(GROUP_TRACEBACK) && header.trim_start().starts_with("+ ");
+        let is_plain = header.ends_with(TRACEBACK) && !header.trim_start().starts_with(['|', '+']);
+        let is_said = |line: &&&str| !line.is_empty() && !line.starts_with("future: ");
+        let announced = before.iter().rev().find(is_said);
+        let is_aside = |line: &&str| ASIDES.iter().any(|aside| line.starts_with(aside));
+        if !(is_group || is_plain) || announced.is_some_and(is_aside) {
+            continue;
+        }
+        return if is_group { first_of_group(region) } else { after_frames(region.get(1..)?) };
+    }
+    None
 }
 
-/// The first line that is not a frame of the traceback before it.
+/// The first line that is not a frame of the traceback before it. Loguru marks one with `>`.
 fn after_frames<'a>(lines: &[&'a str]) -> Option<&'a str> {
-    lines.iter().copied().find(|line| !line.is_empty() && !line.starts_with([' ', '\t']))
+    lines.iter().copied().find(|line| !line.is_empty() && !line.starts_with([' ', '\t', '>']))
 }
 
 /// The first exception of a group, and of the groups in it, that is none itself.
@@ -136,14 +155,13 @@ fn inner(line: &str) -> &str {
     bare.strip_prefix("| ").or_else(|| bare.strip_prefix('|')).unwrap_or(line)
 }
 
-/// The line of a JavaScript error above its frames: `Error: message`.
+/// The line of an error that ended Node.js: below the line with the caret.
 fn node_error<'a>(lines: &[&'a str]) -> Option<&'a str> {
-    let frame = lines.iter().rposition(|line| line.starts_with("    at "))?;
-    let above = lines.get(..frame)?.iter().rev().copied();
-    above.take(2 * MAX_LINES_AFTER).find(|line| {
-        let name = line.split([':', ' ']).next().unwrap_or_default();
-        name.ends_with("Error") && name.chars().all(char::is_alphanumeric)
-    })
+    let is_said = |line: &&&str| !line.trim().is_empty();
+    lines.iter().rev().find(is_said)?.strip_prefix("Node.js v")?;
+    let is_caret = |line: &&str| !line.is_empty() && line.trim().trim_matches('^').is_empty();
+    let caret = lines.iter().rposition(|line| line.contains('^') && is_caret(line))?;
+    lines.get(caret + 1..)?.iter().find(is_said).copied()
 }
 
 /// The class of `module.Class: message`; for an error of an AWS call our own name of its kind.
@@ -181,8 +199,12 @@ mod tests {
         };
     }
 
+    fn words(text: &str) -> LastWords {
+        LastWords { lines: text.lines().map(str::to_owned).collect(), old: 0 }
+    }
+
     fn of(text: &str) -> AgentError {
-        failure(&Vec::from_iter(text.lines()), "exit status: 1")
+        failure(&words(text), "exit status: 1")
     }
 
     #[test]
@@ -201,13 +223,22 @@ mod tests {
             (words!("chained"), "NotReady", "NotReady: the table"),
             (words!("group"), "ValueError", "ValueError: one"),
             (words!("nested"), "TypeError", "TypeError: first leaf"),
-            (words!("survived"), "AgentError", "there is no prompt (exit status: 1)"),
+            (words!("thread"), "AgentError", "there is no prompt (exit status: 1)"),
+            (words!("asides"), "ValueError", "ValueError: the cause"),
+            (words!("loguru"), "ValueError", "ValueError: no luck"),
+            (words!("syntax"), "SyntaxError", "SyntaxError: invalid syntax (exit status: 1)"),
             (
                 words!("node_import"),
                 "Error",
                 "Error [ERR_MODULE_NOT_FOUND]: Cannot find package 'not-there' imported from /bad.mjs",
             ),
             (words!("node_throw"), "QuotaError", "QuotaError: no tokens left"),
+            (
+                words!("node_sdk"),
+                "AccessDeniedException",
+                "AccessDeniedException: not authorized to perform: bedrock:InvokeModel",
+            ),
+            (words!("node_text"), "AgentError", "no luck"),
         ] {
             let error = of(words);
             assert_eq!(error.error_type, error_type, "{words}");
@@ -221,6 +252,18 @@ mod tests {
         assert!(strands.contains("\n└ Bedrock region: us-east-1\n"), "{strands}");
         assert!(strands.ends_with("\n(exit status: 1)"), "{strands}");
         assert!(of(words!("group")).message.contains("    | KeyError: 'two'\n    | a note\n"));
+    }
+
+    #[test]
+    fn what_a_program_survived_is_not_why_it_ended() {
+        let text = words!("survived");
+        let mut said = words(text);
+        said.old = said.lines.len() - 1;
+        let error = failure(&said, "exit status: 1");
+        assert_eq!(error.message.lines().next(), Some("there is no prompt (exit status: 1)"));
+        assert_eq!(error.error_type, "AgentError");
+        // All at once: the exception is why.
+        assert_eq!(of(text).error_type, "ZeroDivisionError");
     }
 
     #[test]

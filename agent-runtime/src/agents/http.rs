@@ -87,10 +87,12 @@ impl HttpAgent {
         Ok(Self { target, accept, listen_deadline: LISTEN_DEADLINE })
     }
 
-    /// The server of this process, started if there is none, and where it listens.
+    /// The server of this process, started if there is none, and where it listens. The task's own is
+    /// `mine`, from its start on.
     async fn started(
         &self,
         invocation: &Invocation,
+        mine: &Mutex<Option<Arc<Server>>>,
     ) -> Result<(Option<Arc<Server>>, Endpoint), AgentError> {
         let (command, slot) = match &self.target {
             Target::Url(endpoint) => {
@@ -109,9 +111,11 @@ impl HttpAgent {
         // Tasks that come together wait for one start.
         let mut slot = slot.lock().await;
         if let Some((server, endpoint)) = slot.as_ref().filter(|(server, _)| !server.has_ended()) {
-            return Ok((Some(server.clone()), endpoint.clone()));
+            *mine.lock().await = Some(Arc::clone(server));
+            return Ok((Some(Arc::clone(server)), endpoint.clone()));
         }
         let server = Arc::new(Server::start(command, &invocation.environment)?);
+        *mine.lock().await = Some(Arc::clone(&server));
         let port = server.port;
         let addresses = [format!("127.0.0.1:{port}"), format!("[::1]:{port}")];
         let addresses = Vec::from_iter(addresses.iter().map(String::as_str));
@@ -134,34 +138,61 @@ impl HttpAgent {
         Ok((Some(server), endpoint))
     }
 
-    async fn work(&self, invocation: Invocation) -> Result<Box<RawValue>, AgentError> {
-        let (server, endpoint) = self.started(&invocation).await?;
-        let _in_hand = server.as_ref().map(|server| server.take(&invocation.context));
-        let called = async {
-            let result = call(&endpoint, &self.accept, &invocation).await?;
-            while_busy(&endpoint).await?;
-            Ok(result)
-        };
-        let Some(server) = &server else { return Ok(called.await?) };
-        let died = |how: String| server.death(&how);
-        let fault = tokio::select! {
-            biased;
-            called = called => match called {
-                Ok(result) => return Ok(result),
-                Err(fault) => fault,
-            },
-            how = server.ended() => return Err(died(how)),
-        };
-        Err(match fault {
-            // A connection breaks before the end of its process is known.
-            Fault::Broken(error) => {
-                tokio::time::timeout(DEATH_DEADLINE, server.ended()).await.map_or(error, died)
+    async fn work(
+        &self,
+        invocation: Invocation,
+        mine: &Mutex<Option<Arc<Server>>>,
+    ) -> Result<Box<RawValue>, AgentError> {
+        loop {
+            let (server, endpoint) = self.started(&invocation, mine).await?;
+            let in_hand = server.as_ref().map(|server| server.take(&invocation.context));
+            let called = async {
+                let result = call(&endpoint, &self.accept, &invocation).await?;
+                Ok((result, while_busy(&endpoint).await?))
+            };
+            let (Some(server), Some(in_hand)) = (&server, &in_hand) else {
+                return Ok(called.await?.0);
+            };
+            let ended = || tokio::time::timeout(DEATH_DEADLINE, server.ended());
+            let fault = tokio::select! {
+                biased;
+                called = called => match called {
+                    Ok((result, true)) => return Ok(result),
+                    // Its end is known a little later.
+                    Ok((result, false)) => {
+                        return ended().await.map_or(Ok(result), |how| Err(in_hand.death(&how)));
+                    }
+                    Err(fault) => fault,
+                },
+                how = server.ended() => return Err(in_hand.death(&how)),
+            };
+            return Err(match fault {
+                // It ended before this task; so another one is started.
+                Fault::Unreached(_) if ended().await.is_ok() => continue,
+                // A connection breaks before the end of its process is known.
+                Fault::Broken(error) => ended().await.map_or(error, |how| in_hand.death(&how)),
+                Fault::Failed { error, how, is_silent } => {
+                    let request_id = &invocation.invocation_id;
+                    in_hand.exception(request_id, &how, is_silent).await.unwrap_or(error)
+                }
+                Fault::Unreached(error) | Fault::Refused(error) => error,
+            });
+        }
+    }
+
+    /// Ends a server, even if other tasks still have it.
+    async fn end(&self, server: &Arc<Server>, grace: Duration) {
+        if let Target::Command(_, slot) = &self.target {
+            let mut slot = slot.lock().await;
+            if slot.as_ref().is_some_and(|(current, _)| Arc::ptr_eq(current, server)) {
+                *slot = None;
             }
-            Fault::Failed(error, how) => {
-                server.exception_of(&invocation.invocation_id, &how).await.unwrap_or(error)
-            }
-            Fault::Refused(error) => error,
-        })
+        }
+        let kill = server.terminate();
+        if tokio::time::timeout(grace, server.ended()).await.is_err() {
+            drop(kill);
+            server.ended().await;
+        }
     }
 }
 
@@ -173,30 +204,23 @@ impl Agent for HttpAgent {
     }
 
     async fn run(&self, invocation: Invocation) -> Result<Box<RawValue>, AgentError> {
-        let context = invocation.context.clone();
+        let (context, mine) = (invocation.context.clone(), Mutex::default());
         tokio::select! {
-            result = self.work(invocation) => return result,
+            result = self.work(invocation, &mine) => return result,
             () = context.ending() => {}
         }
         // Nobody but the process can end what a request has begun.
-        self.end_server(GRACE).await;
+        if let Some(server) = mine.into_inner() {
+            self.end(&server, GRACE).await;
+        }
         Err("the task was ended".into())
     }
 
     async fn stop(&self) {
-        self.end_server(STOP_GRACE).await;
-    }
-}
-
-impl HttpAgent {
-    async fn end_server(&self, grace: Duration) {
         let Target::Command(_, slot) = &self.target else { return };
-        let Some((server, _)) = slot.lock().await.take() else { return };
-        // Even if other tasks still have it.
-        let kill = server.terminate();
-        if tokio::time::timeout(grace, server.ended()).await.is_err() {
-            drop(kill);
-            server.ended().await;
+        let server = slot.lock().await.as_ref().map(|(server, _)| Arc::clone(server));
+        if let Some(server) = server {
+            self.end(&server, STOP_GRACE).await;
         }
     }
 }

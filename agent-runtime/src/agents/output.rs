@@ -1,10 +1,11 @@
 //! What an agent's process writes: its result, its log and its progress.
 
 use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use journal::Step;
-use journal::text::truncate;
+use journal::text::{tail, truncate};
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
@@ -12,7 +13,7 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReade
 use crate::{AgentError, TaskContext};
 
 /// How much of a result is kept; the journal's limit is smaller.
-pub(super) const MAX_RESULT_BYTES: usize = 1024 * 1024;
+const MAX_RESULT_BYTES: usize = 1024 * 1024;
 
 /// How much of one line is logged; a longer one is logged in pieces.
 const MAX_LINE_BYTES: u64 = 64 * 1024;
@@ -28,6 +29,9 @@ const MAX_LOG_LINES: usize = 10_000;
 
 /// Bytes that one task may write to the log from each of stdout and stderr.
 const MAX_LOG_BYTES: usize = 10_000_000;
+
+/// What a program writes as it dies takes less time than this.
+const BURST: Duration = Duration::from_secs(1);
 
 /// How often the log says how much it leaves out.
 const LEFT_OUT_INTERVAL: Duration = Duration::from_secs(60);
@@ -47,14 +51,16 @@ pub(super) struct AgentLog {
     bytes: usize,
     left_out: u64,
     said: Instant,
-    tail: VecDeque<String>,
+    tail: VecDeque<(Instant, String)>,
     tail_bytes: usize,
+    /// How many lines came before those of the tail.
+    dropped: usize,
 }
 
 impl AgentLog {
     pub fn new(stream: Stream) -> Self {
         let (tail, said) = (VecDeque::new(), Instant::now());
-        Self { stream, lines: 0, bytes: 0, left_out: 0, said, tail, tail_bytes: 0 }
+        Self { stream, lines: 0, bytes: 0, left_out: 0, said, tail, tail_bytes: 0, dropped: 0 }
     }
 
     /// Logs a line, or counts it if the task has logged too much.
@@ -74,15 +80,35 @@ impl AgentLog {
         }
         // With its end: a blank line takes room too.
         self.tail_bytes += text.len() + 1;
-        self.tail.push_back(text);
+        self.tail.push_back((Instant::now(), text));
         while self.tail_bytes > TAIL_BYTES && self.tail.len() > 1 {
-            self.tail_bytes -= self.tail.pop_front().map_or(0, |dropped| dropped.len() + 1);
+            self.tail_bytes -= self.tail.pop_front().map_or(0, |(_, dropped)| dropped.len() + 1);
+            self.dropped += 1;
         }
     }
 
-    /// The last lines.
-    pub fn tail(&self) -> impl Iterator<Item = &str> {
-        self.tail.iter().map(String::as_str)
+    /// Another task may log as much as the one before it.
+    pub fn another_task(&mut self) {
+        if self.left_out > 0 {
+            self.say_what_is_left_out();
+        }
+        (self.lines, self.bytes, self.left_out) = (0, 0, 0);
+    }
+
+    /// How many lines have come.
+    pub fn count(&self) -> usize {
+        self.dropped + self.tail.len()
+    }
+
+    /// The last lines, of those that came after the first `from`.
+    pub fn last_words(&self, from: usize) -> LastWords {
+        let tail = self.tail.iter().skip(from.saturating_sub(self.dropped));
+        let end = self.tail.back().map(|(time, _)| *time);
+        let is_old = |time: &Instant| end.is_some_and(|end| end - *time > BURST);
+        LastWords {
+            lines: tail.clone().map(|(_, line)| without_colours(line)).collect(),
+            old: tail.take_while(|(time, _)| is_old(time)).count(),
+        }
     }
 
     fn say_what_is_left_out(&mut self) {
@@ -102,6 +128,35 @@ impl Drop for AgentLog {
             self.say_what_is_left_out();
         }
     }
+}
+
+/// The last lines of a program.
+#[derive(Debug, Default)]
+pub(super) struct LastWords {
+    pub lines: Vec<String>,
+    /// How many of them came some time before the last one: what they tell of, the program survived.
+    pub old: usize,
+}
+
+/// The last words of stderr, or if that is silent of stdout, after as many lines of each.
+pub(super) fn last_words(
+    out: &AgentLog,
+    err: &AgentLog,
+    from_out: usize,
+    from_err: usize,
+) -> LastWords {
+    let words = err.last_words(from_err);
+    let silent = words.lines.iter().all(String::is_empty);
+    if silent { out.last_words(from_out) } else { words }
+}
+
+/// A line without the sequences that colour it.
+fn without_colours(line: &str) -> String {
+    let mut parts = line.split("\u{1b}[");
+    let first = parts.next().unwrap_or_default().to_owned();
+    // A sequence ends with its first letter.
+    let rest = parts.map(|part| part.split_once(|end: char| end.is_ascii_alphabetic()));
+    first + &rest.map(|parted| parted.map_or("", |(_, text)| text)).collect::<String>()
 }
 
 /// Reads to the end, and hands on each line, a long one in pieces.
@@ -143,23 +198,26 @@ pub(super) struct Said {
     pub error_type: Option<String>,
 }
 
-/// Hands an agent's progress on, to the end, and returns what else it said. Invalid lines are counted,
-/// and the first is logged.
+/// Hands an agent's progress on, to the end, and keeps what else it says in `said`, if that is given.
+/// Invalid lines are counted, and the first is logged.
 pub(super) async fn read_progress(
     lines: impl AsyncRead + Unpin,
-    takes_result: bool,
+    said: Option<&Mutex<Said>>,
     mut progress: impl FnMut(&str) -> Result<(), String>,
-) -> Said {
+) {
     let mut lines = BufReader::new(lines);
-    let (mut said, mut invalid) = (Said::default(), 0_u64);
+    let mut invalid = 0_u64;
     while let Some(line) = next_line(&mut lines).await {
-        if takes_result && let Some(result) = line.kept.strip_prefix(b"result ") {
+        let mut said = said.map(|said| said.lock().unwrap_or_else(PoisonError::into_inner));
+        let text = String::from_utf8_lossy(&line.kept);
+        if let Some(said) = &mut said
+            && let Some(result) = line.kept.strip_prefix(b"result ")
+        {
             let bytes = line.bytes - (line.kept.len() - result.len());
             said.result = Some(Head { kept: result.to_owned(), bytes });
-            continue;
-        }
-        let text = String::from_utf8_lossy(&line.kept);
-        if let Some(error_type) = text.trim().strip_prefix("error ") {
+        } else if let Some(said) = &mut said
+            && let Some(error_type) = text.trim().strip_prefix("error ")
+        {
             said.error_type = Some(error_type.trim().to_owned());
         } else if let Err(rule) = progress(text.trim()) {
             if invalid == 0 {
@@ -172,7 +230,6 @@ pub(super) async fn read_progress(
     if invalid > 1 {
         tracing::warn!("{invalid} invalid lines of progress");
     }
-    said
 }
 
 /// A line without its end, however long; nothing after the last one.
@@ -242,7 +299,8 @@ fn whole(head: Head, context: &TaskContext) -> Option<String> {
 /// Whether a text that is not JSON ends in JSON: something else was printed before the result.
 pub(super) fn ends_in_json(text: &str) -> bool {
     /// A longer result, or one after more braces, is not looked for.
-    const MAX_TRIES: usize = 200;
+    const MAX_TRIES: usize = 100;
+    let text = tail(text, 64 * 1024);
     let begins = text.char_indices().filter(|(_, it)| matches!(it, '{' | '['));
     let mut ends = begins.take(MAX_TRIES).filter_map(|(at, _)| text.get(at..));
     ends.any(|end| serde_json::from_str::<&RawValue>(end).is_ok())

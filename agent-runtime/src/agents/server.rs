@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use tracing::Span;
 use super::CommandLine;
 use super::command::PROGRESS_FD;
 use super::failure::{exception, failure, quoted};
-use super::output::{AgentLog, Stream, progress, read_lines, read_progress};
+use super::output::{AgentLog, LastWords, Stream, last_words, progress, read_lines, read_progress};
 use super::process_group::{ProcessGroup, how};
 use crate::{AgentError, TaskContext};
 
@@ -25,7 +26,7 @@ use crate::{AgentError, TaskContext};
 const LAST_WORDS: Duration = Duration::from_millis(250);
 
 /// How long the log of a request that failed is waited for.
-const REPORT_DEADLINE: Duration = Duration::from_millis(500);
+const REPORT_DEADLINE: Duration = Duration::from_millis(250);
 
 /// A server's process; killed when dropped.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub(super) struct Server {
     pub port: u16,
     /// How it ended, once its last lines are in the log.
     ended: watch::Receiver<Option<String>>,
+    /// Whether its process has; known a little earlier.
+    exited: Arc<AtomicBool>,
     terminate: CancellationToken,
     kill: CancellationToken,
     desk: Arc<Mutex<Desk>>,
@@ -55,6 +58,8 @@ struct Desk {
 pub(super) struct InHand {
     desk: Arc<Mutex<Desk>>,
     number: u64,
+    /// How many lines the server had written before.
+    from: (usize, usize),
 }
 
 impl Server {
@@ -89,8 +94,7 @@ impl Server {
         }));
         let (stdout, stderr, at) = (child.stdout.take(), child.stderr.take(), Arc::clone(&desk));
         let read = async move {
-            // Whatever looks like a result too: that of a server is its answer.
-            let said = read_progress(said, false, |line| lock(&at).progress(line));
+            let said = read_progress(said, None, |line| lock(&at).progress(line));
             let stdout = read_lines(stdout, |line| lock(&at).line(Stream::Stdout, line));
             let stderr = read_lines(stderr, |line| lock(&at).line(Stream::Stderr, line));
             tokio::join!(said, stdout, stderr);
@@ -98,18 +102,21 @@ impl Server {
         let (ended, when_ended) = watch::channel(None);
         let (terminate, kill) = (CancellationToken::new(), CancellationToken::new());
         let (told, killed) = (terminate.clone(), kill.clone());
+        let exited = Arc::new(AtomicBool::new(false));
+        let has_exited = Arc::clone(&exited);
         tokio::spawn(async move {
             let read = tokio::spawn(read);
             let how = watch_over(child, group, told, killed).await;
+            has_exited.store(true, Ordering::Relaxed);
             let _ = tokio::time::timeout(LAST_WORDS, read).await;
             ended.send_replace(Some(how));
         });
-        Ok(Self { port, ended: when_ended, terminate, kill, desk })
+        Ok(Self { port, ended: when_ended, exited, terminate, kill, desk })
     }
 
     /// Whether it has ended.
     pub fn has_ended(&self) -> bool {
-        self.ended.borrow().is_some()
+        self.exited.load(Ordering::Relaxed)
     }
 
     /// Resolves when it has ended, with how.
@@ -131,35 +138,51 @@ impl Server {
         let number = desk.next_task;
         desk.next_task += 1;
         desk.tasks.push((number, context.clone()));
-        desk.out = AgentLog::new(Stream::Stdout);
-        desk.err = AgentLog::new(Stream::Stderr);
+        desk.out.another_task();
+        desk.err.another_task();
         desk.logs = Span::current();
-        InHand { desk: Arc::clone(&self.desk), number }
+        let from = (desk.out.count(), desk.err.count());
+        InHand { desk: Arc::clone(&self.desk), number, from }
     }
 
     /// Why it ended before it listened, in its last words.
     pub fn last_words(&self, how: &str) -> AgentError {
-        lock(&self.desk).last_lines(|lines| failure(lines, how))
-    }
-
-    /// Why it ended in a task. Its last line is as a rule not about that.
-    pub fn death(&self, how: &str) -> AgentError {
-        let how = format!("the agent's server ended in the task: {how}");
-        let explain =
-            |lines: &[&str]| exception(lines, &how).unwrap_or_else(|| quoted(&how, lines));
-        lock(&self.desk).last_lines(explain)
+        failure(&lock(&self.desk).last_words((0, 0)), how)
     }
 
     /// A failure that the server's last lines may explain.
     pub fn with_last_lines(&self, words: &str) -> AgentError {
-        lock(&self.desk).last_lines(|lines| quoted(words, lines))
+        quoted(words, &lock(&self.desk).last_words((0, 0)))
+    }
+}
+
+impl InHand {
+    /// Why the server ended in this task. Its last line is as a rule not about that.
+    pub fn death(&self, how: &str) -> AgentError {
+        let how = format!("the agent's server ended in the task: {how}");
+        let words = lock(&self.desk).last_words(self.from);
+        exception(&words, &how).unwrap_or_else(|| quoted(&how, &words))
     }
 
-    /// The exception that a failed request has logged, as far as it can be found.
-    pub async fn exception_of(&self, request_id: &str, how: &str) -> Option<AgentError> {
+    /// The exception that the failed request has logged, if it can be found. `is_silent`: the answer
+    /// gave no reason, so that any exception is better.
+    pub async fn exception(
+        &self,
+        request_id: &str,
+        how: &str,
+        is_silent: bool,
+    ) -> Option<AgentError> {
         let found = async {
             loop {
-                if let Some(error) = lock(&self.desk).exception_of(request_id, how) {
+                let error = {
+                    let desk = lock(&self.desk);
+                    let reported = desk.report(request_id, how);
+                    // Of several tasks, nobody knows whose a traceback is.
+                    let alone = is_silent && desk.tasks.len() == 1;
+                    let logged = || exception(&desk.last_words(self.from), how);
+                    reported.or_else(|| if alone { logged() } else { None })
+                };
+                if let Some(error) = error {
                     return error;
                 }
                 tokio::time::sleep(LAST_WORDS / 10).await;
@@ -196,23 +219,20 @@ impl Desk {
         }
     }
 
-    /// Hands on the last lines of stderr, or if that is silent of stdout.
-    fn last_lines(&self, explain: impl FnOnce(&[&str]) -> AgentError) -> AgentError {
-        let silent = self.err.tail().all(str::is_empty);
-        let log = if silent { &self.out } else { &self.err };
-        explain(&Vec::from_iter(log.tail()))
+    fn last_words(&self, (from_out, from_err): (usize, usize)) -> LastWords {
+        last_words(&self.out, &self.err, from_out, from_err)
     }
 
-    fn exception_of(&self, request_id: &str, how: &str) -> Option<AgentError> {
-        let report = self.err.tail().find_map(|line| {
+    /// The exception that the Python SDK has logged for a request.
+    fn report(&self, request_id: &str, how: &str) -> Option<AgentError> {
+        let lines = self.err.last_words(0).lines;
+        let report = lines.iter().rev().find_map(|line| {
             let report = serde_json::from_str::<Report>(line).ok();
             report.filter(|report| report.request_id == request_id)
-        });
-        if let Some(report) = report {
-            let lines = report.stack_trace.concat();
-            return exception(&Vec::from_iter(lines.lines()), how);
-        }
-        exception(&Vec::from_iter(self.err.tail()), how)
+        })?;
+        let trace = report.stack_trace.concat();
+        let lines = trace.lines().map(str::to_owned).collect();
+        exception(&LastWords { lines, old: 0 }, how)
     }
 }
 

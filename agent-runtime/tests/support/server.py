@@ -10,8 +10,20 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 busy_until = 0.0
+endless_ping = False
+
+
+def terminated(*_):
+    print("told to end", file=sys.stderr, flush=True)
+    os._exit(0)
+
+
+signal.signal(signal.SIGTERM, terminated)
 if len(sys.argv) > 1 and sys.argv[1] == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if len(sys.argv) > 1 and sys.argv[1] == "slow":
+    print("starting", file=sys.stderr, flush=True)
+    time.sleep(1.5)
 if len(sys.argv) > 1 and sys.argv[1] == "broken":
     import a_module_that_is_not_there
 if len(sys.argv) > 1 and sys.argv[1] == "deaf":
@@ -23,11 +35,16 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
+        if endless_ping:
+            self.send_response(200)
+            self.end_headers()
+            while True:
+                self.wfile.write(b"x" * 1_000_000)
         busy = time.monotonic() < busy_until
         self.answer(200, json.dumps({"status": "HealthyBusy" if busy else "Healthy", "time_of_last_update": 1}))
 
     def do_POST(self):
-        global busy_until
+        global busy_until, endless_ping
         body = self.rfile.read(int(self.headers["content-length"])).decode()
         task = json.loads(body)
         do = task["do"]
@@ -44,7 +61,12 @@ class Handler(BaseHTTPRequestHandler):
         elif do == "text":
             self.answer(200, "two words")
         elif do == "large":
-            self.answer(200, json.dumps(["x" * 100] * 50_000))
+            text = json.dumps(["x" * 100] * 10_000)
+            self.send_response(200)
+            self.send_header("content-length", str(len(text) * 30))
+            self.end_headers()
+            for _ in range(30):
+                self.wfile.write(text.encode())
         elif do == "early":
             busy_until = time.monotonic() + task["seconds"]
             self.answer(200, '"early"')
@@ -52,6 +74,27 @@ class Handler(BaseHTTPRequestHandler):
             busy_until = time.monotonic() + 600
             self.answer(200, '"early"')
             threading.Timer(1, lambda: os._exit(5)).start()
+        elif do == "half and die":
+            self.protocol_version = "HTTP/1.0"
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{\"half\": [")
+            self.wfile.flush()
+            os._exit(5)
+        elif do == "answer and die":
+            self.answer(200, "7")
+            self.wfile.flush()
+            os._exit(5)
+        elif do == "endless ping":
+            endless_ping = True
+            self.answer(200, "7")
+        elif do == "retry and refuse":
+            try:
+                {}["retry"]
+            except KeyError:
+                import traceback
+                print(traceback.format_exc(), file=sys.stderr, flush=True)
+            self.answer(500, json.dumps({"error": "no tokens left"}))
         elif do == "refuse":
             self.answer(task["status"], task["text"])
         elif do == "log and refuse":
