@@ -203,31 +203,37 @@ async fn container(engine: &Ministack, table: &str) -> (Process, String) {
 
 impl<'a> Deployed<'a> {
     async fn new(engine: &'a Ministack, name: &str, max_poll_attempts: u32) -> Self {
+        Self::with(engine, name, max_poll_attempts, &[]).await
+    }
+
+    /// The same with further parameters of the template.
+    async fn with(
+        engine: &'a Ministack,
+        name: &str,
+        max_poll_attempts: u32,
+        more: &[(&str, &str)],
+    ) -> Self {
         let table = format!("{name}-journal");
         let (agent, address) = container(engine, &table).await;
         let front_door = front_door::start(&address).unwrap();
         let template = template(&front_door.to_string(), &engine.endpoint);
         let attempts = max_poll_attempts.to_string();
-        engine
-            .cloudformation(
-                "CreateStack",
-                &[
-                    ("StackName", name),
-                    ("TemplateBody", &template),
-                    ("Capabilities.member.1", "CAPABILITY_IAM"),
-                    ("Capabilities.member.2", "CAPABILITY_AUTO_EXPAND"),
-                    ("Parameters.member.1.ParameterKey", "AgentImageUri"),
-                    (
-                        "Parameters.member.1.ParameterValue",
-                        "000000000000.dkr.ecr.us-east-1.amazonaws.com/agent:1",
-                    ),
-                    ("Parameters.member.2.ParameterKey", "MaxPollAttempts"),
-                    ("Parameters.member.2.ParameterValue", &attempts),
-                    ("Parameters.member.3.ParameterKey", "PollMinSeconds"),
-                    ("Parameters.member.3.ParameterValue", "1"),
-                ],
-            )
-            .await;
+        let image = "000000000000.dkr.ecr.us-east-1.amazonaws.com/agent:1";
+        let own =
+            [("AgentImageUri", image), ("MaxPollAttempts", &*attempts), ("PollMinSeconds", "1")];
+        let parameters = (1..).zip(own.iter().chain(more));
+        let parameters = Vec::from_iter(parameters.flat_map(|(number, (name, value))| {
+            let member = format!("Parameters.member.{number}.Parameter");
+            [(format!("{member}Key"), *name), (format!("{member}Value"), *value)]
+        }));
+        let mut form = vec![
+            ("StackName", name),
+            ("TemplateBody", &*template),
+            ("Capabilities.member.1", "CAPABILITY_IAM"),
+            ("Capabilities.member.2", "CAPABILITY_AUTO_EXPAND"),
+        ];
+        form.extend(parameters.iter().map(|(name, value)| (&**name, *value)));
+        engine.cloudformation("CreateStack", &form).await;
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             let stack = engine.cloudformation("DescribeStacks", &[("StackName", name)]).await;
@@ -402,6 +408,107 @@ async fn the_same_sessions_leave_the_same_journals() {
     check_history("invocation-failed", &few.events(&name).await);
 }
 
+/// A call of one of the engine's services that take JSON.
+async fn call(engine: &Ministack, target: &str, body: Value) -> Value {
+    let scope = format!("Credential={CREDENTIAL}/20260101/{REGION}/events/aws4_request");
+    let authorization = format!("AWS4-HMAC-SHA256 {scope}, SignedHeaders=host, Signature=0");
+    let request = engine
+        .client
+        .post(&engine.endpoint)
+        .header("authorization", authorization)
+        .header("x-amz-target", target)
+        .header("content-type", "application/x-amz-json-1.1");
+    let answer = request.body(body.to_string()).send().await.unwrap();
+    let (status, text) = (answer.status(), answer.text().await.unwrap());
+    assert!(status.is_success(), "{target}: {text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs ministack: MINISTACK=path cargo test -p local --test foreign -- --ignored"]
+async fn a_stack_with_every_parameter_runs_a_session_and_is_called_by_another_state_machine() {
+    let engine = Ministack::start().await;
+    engine.upload("invoker.zip", invoker_zip()).await;
+    engine.upload("session.asl.json", workflow::SOURCE.into()).await;
+    let more = [
+        ("AgentName", "whole"),
+        ("AgentCommand", "cat"),
+        ("AgentEnvironment", "MODEL_ID=x GREETING='hello you'"),
+        (
+            "AgentPolicyArns",
+            "arn:aws:iam::aws:policy/ReadOnlyAccess,arn:aws:iam::aws:policy/AWSLambdaExecute",
+        ),
+        ("AgentIdleTimeoutSeconds", "60"),
+        ("AgentMaxLifetimeSeconds", "3600"),
+        ("AlarmTopicArn", "arn:aws:sns:us-east-1:000000000000:alarms"),
+        ("AllowBedrockModels", "yes"),
+        ("ExportTraces", "yes"),
+        ("JournalRetentionDays", "30"),
+        ("LiftJournalProtection", "yes"),
+        ("LogRetentionDays", "7"),
+        ("PatienceSeconds", "240"),
+        ("PollMaxSeconds", "30"),
+        ("SecurityGroupIds", "sg-1"),
+        ("SubnetIds", "subnet-1,subnet-2"),
+        ("TaskTimeoutSeconds", "60"),
+    ];
+    let stack = Deployed::with(&engine, "whole", 600, &more).await;
+    let name = id();
+    assert_eq!(stack.run(&name, json!({"prompt": "right"})).await, Ok(json!(7)));
+    let kept = stack.events(&name).await;
+    assert!(kept.iter().all(|event| event.expires_at.is_some() || event.source == "agent"));
+
+    let definition = include_str!("../../workflow/examples/run-agent.asl.json");
+    let caller = stack
+        .workflow
+        .create_state_machine()
+        .name("caller")
+        .definition(definition.replace("${StateMachineArn}", &stack.state_machine))
+        .role_arn("arn:aws:iam::000000000000:role/caller")
+        .send()
+        .await
+        .unwrap();
+    let called = Deployed { state_machine: caller.state_machine_arn, ..stack };
+    assert_eq!(called.run(&id(), json!({"prompt": "right"})).await, Ok(json!(7)));
+    let (error, cause) = called.run(&id(), json!({"prompt": "wrong"})).await.unwrap_err();
+    assert_eq!((&*error, &*cause), ("AgentError", "wrong input (exit status: 1)"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs ministack: MINISTACK=path cargo test -p local --test foreign -- --ignored"]
+async fn the_alarm_for_tampering_hears_of_what_no_writer_does_and_of_nothing_else() {
+    let engine = Ministack::start().await;
+    let patterns = include_str!("../../deploy/template.yaml").lines();
+    let patterns = patterns.filter_map(|line| line.trim().strip_prefix("- Pattern: '"));
+    let patterns = Vec::from_iter(patterns.map(|pattern| pattern.trim_end_matches('\'')));
+    assert_eq!(patterns.len(), 3);
+    let expiry = json!({"type": "Service", "principalId": "dynamodb.amazonaws.com"});
+    let other = json!({"type": "Service", "principalId": "somebody.amazonaws.com"});
+    for (name, identity, expected) in [
+        ("INSERT", Value::Null, false),
+        ("MODIFY", Value::Null, true),
+        ("REMOVE", Value::Null, true),
+        ("REMOVE", other, true),
+        ("REMOVE", expiry, false),
+    ] {
+        let mut record = json!({
+            "id": "1", "account": "000000000000", "source": "aws:dynamodb", "region": REGION, "resources": [],
+            "time": "2026-11-26T00:00:00Z", "detail-type": "record", "detail": {},
+            "eventName": name, "dynamodb": {"Keys": {"PK": {"S": "SESSION#x"}}},
+        });
+        if !identity.is_null() {
+            record["userIdentity"] = identity;
+        }
+        let mut heard = false;
+        for pattern in &patterns {
+            let body = json!({"EventPattern": pattern, "Event": record.to_string()});
+            let answer = call(&engine, "AWSEvents.TestEventPattern", body).await;
+            heard |= answer["Result"] == true;
+        }
+        assert_eq!(heard, expected, "{record}");
+    }
+}
+
 /// An execution that somebody stops leaves the agent at work.
 async fn aborted_and_stopped(stack: &Deployed<'_>) {
     let name = id();
@@ -482,6 +589,10 @@ fn asl_validator_accepts_the_definition_with_every_substitution() {
         std::fs::write(&file, definition).unwrap();
         Command::new(&program).arg("--json-path").arg(&file).output().unwrap()
     };
+    let example = include_str!("../../workflow/examples/run-agent.asl.json");
+    let arn = "arn:aws:states:us-east-1:000000000000:stateMachine:a-session";
+    let output = accepts(&example.replace("${StateMachineArn}", arn));
+    assert!(output.status.success(), "{output:?}");
     let smallest = Definition {
         poll_min_seconds: 1,
         poll_max_seconds: 1,
