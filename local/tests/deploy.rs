@@ -317,3 +317,69 @@ fn the_journal_is_kept_and_the_definition_gets_its_substitutions() {
         );
     }
 }
+
+/// What deploy.sh would run, or what it says, and its exit code.
+fn deploy(arguments: &[&str]) -> (Option<i32>, String) {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut script = std::process::Command::new("bash");
+    let script = script.arg("deploy/deploy.sh").args(arguments).current_dir(root);
+    let output = script.env("DRY_RUN", "1").output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn deploy_sh_builds_what_it_is_given() {
+    let (code, command) = deploy(&["my-agents", "tr a-z A-Z"]);
+    assert_eq!(code, Some(0), "{command}");
+    assert!(
+        command.contains("ParameterKey=AgentCommand,ParameterValue=\"tr a-z A-Z\""),
+        "{command}"
+    );
+    assert_eq!(command.matches("'--provenance=false'").count(), 1);
+    let own =
+        ["my-agents", "--dockerfile", "deploy/Dockerfile.agent", "--", "SubnetIds=a,b", "X=\"q\""];
+    let (code, own) = deploy(&own);
+    assert_eq!(code, Some(0), "{own}");
+    assert!(!own.contains("AgentCommand"), "{own}");
+    assert!(own.contains("'AGENT_IMAGE=my-agents-agent'"), "{own}");
+    assert!(own.contains("ParameterKey=SubnetIds,ParameterValue=\"a,b\""), "{own}");
+    assert!(own.contains("ParameterKey=X,ParameterValue=\"\\\"q\\\"\""), "{own}");
+    assert_eq!(
+        own.matches("'docker' 'build' '--platform' 'linux/arm64' '--provenance=false'").count(),
+        3
+    );
+    let image = "000000000000.dkr.ecr.us-east-1.amazonaws.com/x:1";
+    let (code, image) = deploy(&["a1", "--image", image]);
+    assert_eq!(code, Some(0), "{image}");
+    assert!(!image.contains("docker"), "{image}");
+    assert!(image.contains("ParameterKey=AgentName,ParameterValue=\"a1\""), "{image}");
+}
+
+#[test]
+fn deploy_sh_refuses_before_the_first_call_what_cannot_work() {
+    let long = "a".repeat(49);
+    for (arguments, said) in [
+        (vec![], "STACK must have 2 to 48 characters"),
+        (vec!["a", "cat"], "STACK must have 2 to 48 characters"),
+        (vec![&*long, "cat"], "STACK must have 2 to 48 characters"),
+        (vec!["My-agents", "cat"], "STACK must have 2 to 48 characters"),
+        (vec!["my_agents", "cat"], "STACK must have 2 to 48 characters"),
+        (vec!["my--agents", "cat"], "STACK must have 2 to 48 characters"),
+        (vec!["my-agents-", "cat"], "STACK must have 2 to 48 characters"),
+        (vec!["1agents", "cat"], "STACK must have 2 to 48 characters"),
+        (vec!["my-agents"], "give one of COMMAND, --dockerfile and --image"),
+        (vec!["my-agents", "cat", "--image", "x"], "give one of COMMAND, --dockerfile and --image"),
+        (vec!["my-agents", "python3 /agent.py"], "has no python3: use --dockerfile"),
+        (vec!["my-agents", "tr", "a", "b"], "the command must be one word: quote it"),
+        (vec!["my-agents", "--dockerfile", "nowhere"], "there is no file nowhere"),
+        (vec!["my-agents", "cat", "--context", "."], "--context belongs to --dockerfile"),
+        (vec!["my-agents", "cat", "--", "novalue"], "a parameter is Name=Value"),
+        (vec!["my-agents", "cat", "--force"], "there is no option --force"),
+        (vec!["my-agents", "--image"], "--image needs a value"),
+    ] {
+        let (code, stderr) = deploy(&arguments);
+        assert_eq!(code, Some(2), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(said) && !stderr.contains("+ "), "{arguments:?}: {stderr}");
+        assert!(stderr.contains("deploy.sh STACK COMMAND"), "it says how: {stderr}");
+    }
+}

@@ -24,9 +24,14 @@ impl Container {
     }
 
     pub async fn start_with(agent_command: &str, environment: &[(&str, &str)]) -> Self {
+        Self::of(Path::new(PROGRAM), agent_command, environment).await
+    }
+
+    /// Another program than the one built for tests.
+    pub async fn of(program: &Path, agent_command: &str, environment: &[(&str, &str)]) -> Self {
         let table = Table::open(None, 0).await.unwrap();
         let environment = [&[("AGENT_COMMAND", agent_command)], environment].concat();
-        let program = Program::start(Path::new(PROGRAM), &table, &environment).await;
+        let program = Program::start(program, &table, &environment).await;
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         Self { program, table, client }
     }
