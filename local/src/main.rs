@@ -2,7 +2,6 @@
 
 mod cli;
 mod one_session;
-mod readable;
 mod up;
 
 use std::os::unix::process::CommandExt;

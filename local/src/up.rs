@@ -11,12 +11,12 @@ use local::agentcore::Lifecycle;
 use local::collector::Collector;
 use local::step_functions::{self, STATE_MACHINE_ARN};
 use local::system::{AGENT_RUNTIME_ARN, Options, System};
+use operator::log_line;
 use testing::{CREDENTIAL, REGION, TABLE_NAME};
 use uuid::Uuid;
 use workflow::Definition;
 
 use crate::cli::{Stop, UpArgs, options};
-use crate::readable::readable;
 
 /// What another terminal reads to reach this system and not AWS.
 const ENVIRONMENT_FILE: &str = ".local/env";
@@ -113,8 +113,11 @@ fn write_environment(
         ("JOURNAL_TABLE_NAME", TABLE_NAME),
         ("STATE_MACHINE_ARN", STATE_MACHINE_ARN),
     ];
+    let logs = std::path::absolute(".local")?.display().to_string();
+    let logs = shell_words::quote(&logs).into_owned();
+    let logs = std::iter::once(("LOGS_FOLDER", logs.as_str()));
     let traces_url = traces_url.as_deref().map(|url| ("TRACES_URL", url));
-    let lines = variables.into_iter().chain(traces_url);
+    let lines = variables.into_iter().chain(logs).chain(traces_url);
     let text: String = lines.map(|(name, value)| format!("export {name}={value}\n")).collect();
     // What the terminal had for AWS would win over these.
     let text = text + "unset AWS_PROFILE AWS_SESSION_TOKEN AWS_IGNORE_CONFIGURED_ENDPOINT_URLS\n";
@@ -125,7 +128,7 @@ fn write_environment(
 /// Shows a line of a child's log, or of this process's. What an agent writes must not drive the
 /// terminal.
 fn echo(line: &str) {
-    let line = if io::stderr().is_terminal() { readable(line) } else { line.to_owned() };
+    let line = if io::stderr().is_terminal() { log_line::readable(line) } else { line.to_owned() };
     telemetry::log_line(&operator::timeline::escape(&line));
 }
 

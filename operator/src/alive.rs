@@ -5,6 +5,15 @@ use journal::{SignKind, Timestamp};
 use crate::history::Run;
 use crate::timeline::{age, ago};
 
+/// Whether the run's open task gives signs of life, and has been silent for three of them at `now`.
+pub(crate) fn is_silent(run: &Run, now: Timestamp) -> bool {
+    let (Some(task), Some(signs)) = (run.open_task(), &run.signs) else { return false };
+    let beat = signs.iter().find(|sign| sign.kind == SignKind::Beat);
+    let last = beat.and_then(|beat| beat.timestamp).or(task.timestamp.parse().ok());
+    let silent = last.map_or(0, |last| now.as_micros() - last.as_micros()) / 1_000_000;
+    u64::try_from(silent).unwrap_or_default() > 3 * task.heartbeat_seconds.unwrap_or_default()
+}
+
 /// How long ago, before `until`, the run's open task gave its last sign of life, and how long its
 /// agent has said nothing. `None` if the task gives no signs, or they were not read.
 pub(crate) fn alive(run: &Run, until: Timestamp) -> Option<String> {

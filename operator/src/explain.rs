@@ -11,6 +11,12 @@ use crate::timeline::{ago, details, duration, escape, failure, result};
 /// tells how long ago things were.
 #[must_use]
 pub fn explain(runs: &[Run], now: Timestamp) -> String {
+    explain_with(runs, now, None)
+}
+
+/// The same, with what stands in front of a trace's id where traces are shown.
+#[must_use]
+pub fn explain_with(runs: &[Run], now: Timestamp, traces_url: Option<&str>) -> String {
     let Some(run) = newest(runs) else { return "Nothing is known.".to_owned() };
     let mut lines = vec![verdict(run, now)];
     if let Some(event) = run.failure() {
@@ -34,6 +40,8 @@ pub fn explain(runs: &[Run], now: Timestamp) -> String {
         lines.extend(last_progress(run));
         lines.extend(where_to_look(run, hop));
     }
+    let url = traces_url.map(|url| format!("{}/", url.trim_end_matches('/'))).unwrap_or_default();
+    lines.extend(run.trace_id().map(|trace| format!("Its trace: {url}{}", escape(trace))));
     lines.join("\n")
 }
 

@@ -5,7 +5,6 @@ use std::fmt;
 use journal::{Event, Status};
 
 use crate::history::Run;
-use crate::timeline::escape;
 
 /// The part of the system at which a run stands or stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +25,19 @@ impl fmt::Display for Hop {
             Self::Entrypoint => "the container's entrypoint",
             Self::Agent => "the agent (background task in the container)",
         })
+    }
+}
+
+impl Hop {
+    /// In one word or two, for a list.
+    pub fn short(self) -> &'static str {
+        match self {
+            Self::Workflow => "workflow",
+            Self::Invoker => "invoker",
+            Self::AgentCore => "AgentCore",
+            Self::Entrypoint => "entrypoint",
+            Self::Agent => "agent",
+        }
     }
 }
 
@@ -63,31 +75,25 @@ pub(crate) fn journal_refused(cause: &Event) -> Option<&'static str> {
         .then_some("the workflow could not write the session's first event")
 }
 
-/// Where to look for more.
+/// Where to look for more: commands to paste, so nothing but ids and ARNs goes into them.
 pub(crate) fn where_to_look(run: &Run, hop: Hop) -> Vec<String> {
     let session = run.entries.iter().find_map(|entry| entry.event.session_id());
-    let session = session.map(|id| format!(", filtered for {id}")).unwrap_or_default();
-    let container = format!(
-        "Look at the container's log{session}: log group /aws/bedrock-agentcore/runtimes/<runtime id>-<endpoint>, or .local/agent-runtime-process.log"
-    );
-    let invoker = format!(
-        "Look at the invoker's log{session}: log group /aws/lambda/<function>, or .local/invoker-process.log"
-    );
-    let mut lines = match hop {
-        Hop::Agent | Hop::Entrypoint => vec![container],
-        Hop::AgentCore => vec![invoker, container],
-        Hop::Invoker => vec![invoker],
-        Hop::Workflow => Vec::new(),
+    let part = match hop {
+        Hop::Agent | Hop::Entrypoint => Some(("container's log", " --agent")),
+        Hop::AgentCore => Some(("logs", "")),
+        Hop::Invoker => Some(("invoker's log", " --invoker")),
+        Hop::Workflow => None,
     };
-    // A command is for pasting, so nothing but an ARN goes into it.
+    let logs = session.zip(part);
+    let logs =
+        logs.map(|(id, (what, part))| format!("See the {what}: agent-journal logs {id}{part}"));
+    let mut lines = Vec::from_iter(logs);
     let arn = run.invocation_id;
     let safe = |byte: u8| byte.is_ascii_alphanumeric() || b":_-".contains(&byte);
     if run.is_workflows() && arn.starts_with("arn:") && arn.bytes().all(safe) {
         lines.push(format!(
-            "Look at the execution, on AWS: aws stepfunctions get-execution-history --execution-arn {arn}"
+            "See the execution: aws stepfunctions get-execution-history --execution-arn {arn}"
         ));
     }
-    let trace = run.trace_id().map(escape);
-    lines.extend(trace.map(|trace| format!("Look at the trace: {trace} in your tracing tool")));
     lines
 }

@@ -4,6 +4,7 @@
 //!
 //! - [`history`] finds runs, durations and contradictions in a session's events.
 //! - [`timeline`] shows events and how a run stands; [`Printer`] prints them as they come.
+//! - [`listing`] has sessions as lines of a list, [`log_line`] makes log lines readable.
 //! - [`explain`] says what happened, at which hop, and whether a task lives.
 //!
 //! The binary `agent-journal` is these for the terminal.
@@ -12,8 +13,10 @@ mod alive;
 mod explain;
 pub mod history;
 mod hop;
+pub mod listing;
+pub mod log_line;
 mod printer;
 pub mod timeline;
 
-pub use explain::explain;
+pub use explain::{explain, explain_with};
 pub use printer::{Printer, View};

@@ -2,6 +2,8 @@
 
 mod execution;
 mod follow;
+mod list;
+mod logs;
 mod show;
 mod start;
 mod stop;
@@ -12,8 +14,10 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use aws_config::{BehaviorVersion, SdkConfig};
 use clap::{Parser, Subcommand};
-use journal::{Journal, SessionId, Settings, display_chain};
+use journal::{InvalidSessionId, Journal, SessionId, Settings, display_chain};
 
+use list::ListArgs;
+use logs::LogsArgs;
 use show::EventsArgs;
 use start::StartArgs;
 use stop::StopArgs;
@@ -23,8 +27,7 @@ use stop::StopArgs;
 /// Region, credentials and endpoints are those of the AWS SDKs (AWS_PROFILE, AWS_REGION, …). The
 /// exit code is 0 if the session completed (of stop: if its task has ended), 1 if it failed, 2 on a
 /// usage or access error, 3 if it still runs or its end is not known any more, 4 if its history is
-/// broken. To list sessions: aws stepfunctions
-/// list-executions --state-machine-arn ARN --status-filter FAILED
+/// broken.
 #[derive(Parser)]
 #[command(name = "agent-journal", version)]
 struct Cli {
@@ -39,13 +42,18 @@ struct Cli {
 enum Command {
     /// Start a session and print its id
     Start(StartArgs),
+    /// List sessions: how each stands, where it stopped and why
+    List(ListArgs),
     /// Show the journal of a session
     Events(EventsArgs),
+    /// Show what the container and the invoker logged for a session
+    Logs(LogsArgs),
     /// End the running task of a session, with a reason that its journal keeps
     Stop(StopArgs),
     /// Say in plain words what happened to a session, and where it stopped
     Explain {
         /// The session's id
+        #[arg(value_parser = session_id)]
         id: SessionId,
         /// Where traces are shown: in front of a trace's id, such as http://127.0.0.1:4318/traces
         #[arg(long, env = "TRACES_URL")]
@@ -76,12 +84,20 @@ async fn run(cli: Cli) -> Result<ExitCode> {
     let journal = || journal(&config, cli.table.as_deref());
     match cli.command {
         Command::Start(args) => start::start(&config, journal, args).await,
+        Command::List(args) => list::list(&config, &journal()?, &args).await,
         Command::Events(args) => show::show(&config, &journal()?, &args).await,
         Command::Explain { id, traces_url } => {
             show::explain_session(&config, &journal()?, &id, traces_url).await
         }
+        Command::Logs(args) => logs::logs(&config, &journal()?, &args).await,
         Command::Stop(args) => stop::stop(&config, &journal()?, &args).await,
     }
+}
+
+/// A session's id; an execution's ARN, whose name is the id as a rule, and a partition key are taken too.
+fn session_id(text: &str) -> Result<SessionId, InvalidSessionId> {
+    let of_arn = text.starts_with("arn:").then(|| text.rsplit(':').next()).flatten();
+    of_arn.unwrap_or(text).trim_start_matches("SESSION#").parse()
 }
 
 fn journal(config: &SdkConfig, table: Option<&str>) -> Result<Journal> {

@@ -7,7 +7,7 @@ use aws_config::SdkConfig;
 use clap::Args;
 use journal::{Ending, Event, Journal, SessionId, ending};
 use operator::history::{Run, is_foreign, newest, runs};
-use operator::{Printer, View, explain, timeline};
+use operator::{Printer, View, explain_with};
 
 use crate::execution::unwatched;
 use crate::follow::follow;
@@ -15,6 +15,7 @@ use crate::follow::follow;
 #[derive(Args)]
 pub struct EventsArgs {
     /// The session's id
+    #[arg(value_parser = crate::session_id)]
     id: SessionId,
     #[command(flatten)]
     view: View,
@@ -58,12 +59,8 @@ pub async fn explain_session(
     let runs = with_signs(journal, id, runs(&events)).await?;
     let (newest, now) = (newest(&runs), SystemTime::now().into());
     let mut out = anstream::stdout();
-    writeln!(out, "{}", explain(&runs, now))?;
+    writeln!(out, "{}", explain_with(&runs, now, traces.as_deref()))?;
     print_unwatched(config, journal, &runs, id).await?;
-    if let (Some(url), Some(trace)) = (traces, newest.and_then(Run::trace_id)) {
-        let url = url.trim_end_matches('/');
-        writeln!(out, "The trace is at {url}/{}", timeline::escape(trace))?;
-    }
     Ok(newest.map_or(0, |run| run.exit_code(now)).into())
 }
 
@@ -85,7 +82,7 @@ async fn print_unwatched(
 }
 
 /// Reads the signs of life of each run that has an open task.
-async fn with_signs<'a>(
+pub async fn with_signs<'a>(
     journal: &Journal,
     id: &SessionId,
     mut runs: Vec<Run<'a>>,

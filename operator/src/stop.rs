@@ -25,6 +25,7 @@ const END_DEADLINE: Duration = Duration::from_secs(180);
 #[derive(Args)]
 pub struct StopArgs {
     /// The session's id
+    #[arg(value_parser = crate::session_id)]
     id: SessionId,
     /// Why: the ErrorMessage of the task's end
     #[arg(long, default_value = "an operator stopped the task")]

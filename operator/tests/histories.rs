@@ -272,7 +272,7 @@ fn the_trace_is_named_where_one_is_known() {
     let trace = events[0].trace_id.as_deref().unwrap();
     let text = rendered(&events);
     assert!(text.contains(&format!("trace      {trace}")), "{text}");
-    assert!(text.contains(&format!("Look at the trace: {trace}")), "{text}");
+    assert!(text.contains(&format!("Its trace: {trace}")), "{text}");
     assert!(!rendered(&history("direct-call")).contains("trace"));
 }
 

@@ -1,9 +1,10 @@
-//! A log line of a child for a person at a terminal.
+//! A log line of the container or the invoker for a person at a terminal.
 
 use serde_json::{Map, Value};
 
 /// The line in short: time of day, level if it is not INFO, session, who says it, and what. A line that
 /// is not JSON stays as it is.
+#[must_use]
 pub fn readable(line: &str) -> String {
     short(line).unwrap_or_else(|| line.to_owned())
 }

@@ -1,0 +1,163 @@
+//! A session as one line of a list: how it stands, where it stopped and why.
+
+use std::fmt;
+
+use anstyle::{AnsiColor, Style};
+use journal::text::headline;
+use journal::{Ending, Timestamp};
+use serde::Serialize;
+
+use crate::alive::is_silent;
+use crate::history::Run;
+use crate::hop::{Hop, hop};
+use crate::timeline::{duration, escape};
+
+/// Failures of sessions that nobody has heard of any more.
+const LOST: [&str; 3] = ["AgentNotStarted", "ContainerLost", "PollAttemptsSpent"];
+
+/// How a session stands, what needs attention first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Standing {
+    /// It failed, because nothing was heard of its container.
+    Lost,
+    /// It failed.
+    Failed,
+    /// It runs, and its container gives no sign of life.
+    Silent,
+    /// Somebody stopped its execution, or a time limit did. Its agent may still be working.
+    Unwatched,
+    /// It runs.
+    Running,
+    /// It completed.
+    Completed,
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Lost => "lost",
+            Self::Failed => "failed",
+            Self::Silent => "silent",
+            Self::Unwatched => "unwatched",
+            Self::Running => "running",
+            Self::Completed => "completed",
+        })
+    }
+}
+
+/// What Step Functions knows of an execution.
+#[derive(Debug, Clone)]
+pub struct Execution {
+    /// Its ARN: the `InvocationId` of the session's run.
+    pub arn: String,
+    /// Its status, such as `RUNNING`.
+    pub status: String,
+    /// When it started.
+    pub started: Timestamp,
+    /// When it ended, if it has.
+    pub stopped: Option<Timestamp>,
+    /// Its error and cause, if it failed and they were asked for.
+    pub failure: Option<(String, String)>,
+}
+
+/// A session as one line of a list.
+#[derive(Debug, Clone, Serialize)]
+pub struct Listed {
+    /// The session's id; the execution's name if that is not known.
+    pub id: String,
+    /// How it stands.
+    pub standing: Standing,
+    /// When its execution started.
+    pub started: String,
+    /// How long it took, or has taken so far, in microseconds.
+    pub micros: i64,
+    /// Where it stands or stopped, unless it completed.
+    #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
+    /// On a failure: its type.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error_type: Option<String>,
+    /// On a failure: its type and the first line of its message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// The execution's ARN.
+    pub execution: String,
+}
+
+impl Listed {
+    /// The session `id` by its execution, and by its run if the journal has one.
+    #[must_use]
+    pub fn new(id: &str, execution: &Execution, run: Option<&Run>, now: Timestamp) -> Self {
+        let failed = run.and_then(Run::failure);
+        let failure = failed
+            .map(|event| {
+                let error_type = event.error_type.clone().unwrap_or_else(|| "Error".to_owned());
+                (error_type, event.error_message.clone().unwrap_or_default())
+            })
+            .or_else(|| execution.failure.clone());
+        let ending = run.map_or(Ending::Running, |run| run.ending);
+        let is_lost = failure.as_ref().is_some_and(|(name, _)| LOST.contains(&name.as_str()));
+        let standing = match (ending, execution.status.as_str()) {
+            (Ending::Completed(_), _) | (Ending::Running, "SUCCEEDED") => Standing::Completed,
+            (Ending::Failed(_), _) | (Ending::Running, "FAILED") => {
+                if is_lost {
+                    Standing::Lost
+                } else {
+                    Standing::Failed
+                }
+            }
+            (Ending::Running, "ABORTED" | "TIMED_OUT") => Standing::Unwatched,
+            (Ending::Running, _) if run.is_some_and(|run| is_silent(run, now)) => Standing::Silent,
+            (Ending::Running, _) => Standing::Running,
+        };
+        let place = run.map_or(Hop::Workflow, hop);
+        let end = execution.stopped.unwrap_or(now);
+        let named = |(error_type, message): &(String, String)| headline(error_type, message);
+        Self {
+            id: id.to_owned(),
+            standing,
+            started: execution.started.to_string(),
+            micros: (end.as_micros() - execution.started.as_micros()).max(0),
+            place: (standing != Standing::Completed).then(|| place.short().to_owned()),
+            why: failure.as_ref().map(named),
+            error_type: failure.map(|(error_type, _)| error_type),
+            execution: execution.arn.clone(),
+        }
+    }
+
+    /// The line for a terminal, with colours.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let style = match self.standing {
+            Standing::Lost | Standing::Failed => AnsiColor::Red.on_default(),
+            Standing::Silent | Standing::Unwatched => AnsiColor::Yellow.on_default(),
+            Standing::Running => Style::new(),
+            Standing::Completed => AnsiColor::Green.on_default(),
+        };
+        let started = self.started.get(..19).unwrap_or_default().replace('T', " ");
+        let (took, standing) = (duration(self.micros), self.standing.to_string());
+        let place = self.place.as_deref().unwrap_or_default();
+        let why = self.why.as_deref().map(escape).unwrap_or_default();
+        let line = format!(
+            "{started}  {took:>11}  {style}{standing:<9}{style:#}  {:<36}  {place:<10}  {why}",
+            escape(&self.id)
+        );
+        line.trim_end().to_owned()
+    }
+}
+
+/// How many sessions stand how, in one line.
+#[must_use]
+pub fn counted(sessions: &[Listed]) -> String {
+    let mut standings = Vec::from_iter(sessions.iter().map(|session| session.standing));
+    standings.sort_unstable();
+    let groups = standings.chunk_by(PartialEq::eq);
+    let counts = groups.filter_map(|group| Some(format!("{} {}", group.len(), group.first()?)));
+    let counts = Vec::from_iter(counts).join(", ");
+    match sessions.len() {
+        0 => "no session".to_owned(),
+        1 => format!("1 session: {counts}"),
+        number => format!("{number} sessions: {counts}"),
+    }
+}
