@@ -47,6 +47,14 @@ pub struct AgentArgs {
     agent_program: Option<PathBuf>,
 }
 
+impl AgentArgs {
+    /// Whether no agent is given.
+    pub fn is_bundled(&self) -> bool {
+        let given = [&self.agent_command, &self.agent_server, &self.agent_url];
+        given.iter().all(|agent| agent.is_none()) && self.agent_program.is_none()
+    }
+}
+
 #[derive(Subcommand)]
 pub enum Command {
     /// Start the system and keep it up, for curl and the AWS CLI

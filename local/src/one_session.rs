@@ -1,10 +1,11 @@
 //! One session, and what it left.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use journal::SessionId;
 use journal::text::headline;
 use local::asl::{Execution, ExecutionEnd};
@@ -28,6 +29,13 @@ const TRY_NEXT: &str = "Try next:
 
 /// Runs one session, shows its journal and its trace.
 pub async fn one_session(args: SessionArgs) -> Result<ExitCode> {
+    // The bundled agent counts the lines below a path.
+    if let ([word], true) = (args.prompt.as_slice(), args.agent.is_bundled()) {
+        ensure!(
+            word.contains('/') || Path::new(word).exists(),
+            "there is no path {word:?}, and no command of this name. The command is `up`"
+        );
+    }
     let mut stop = Stop::new()?;
     let collector = Collector::start(0)?;
     let otlp = Some(collector.endpoint());

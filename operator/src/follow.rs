@@ -2,7 +2,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use journal::{Ending, Event, Journal, SdkFault, SessionId, Status, display_chain};
 use operator::history::{newest, runs};
 use operator::{Printer, timeline};
@@ -15,6 +15,9 @@ const FOLLOW_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long SESSION_FAILED is waited for after the agent's own failure in a workflow's run.
 const SESSION_FAILED_GRACE: Duration = Duration::from_secs(10);
+
+/// How long a journal that does not answer is asked.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// An end that is known from elsewhere than the journal.
 pub struct Elsewhere {
@@ -35,15 +38,21 @@ pub async fn follow(
     mut ended: impl AsyncFnMut() -> Result<Option<Elsewhere>, SdkFault>,
 ) -> Result<ExitCode> {
     let mut events: Vec<Event> = Vec::new();
-    let mut failed_since = None;
+    let (mut failed_since, mut silent_since) = (None, None);
     let mut waiting = false;
     loop {
         // Asked first, so that what was written before the end is read.
         let elsewhere = ended().await;
         match journal.events(id).await {
-            Ok(read) => events = read,
+            Ok(read) => (events, silent_since) = (read, None),
             Err(error) => {
                 tolerate(&error.fault, &error, &events)?;
+                let since = silent_since.get_or_insert_with(Instant::now);
+                ensure!(
+                    since.elapsed() < SILENCE,
+                    "the journal has not answered for {} s; the session goes on",
+                    SILENCE.as_secs()
+                );
                 tokio::time::sleep(FOLLOW_INTERVAL).await;
                 continue;
             }

@@ -41,7 +41,7 @@ pub struct ListArgs {
     json: bool,
     /// The state machine's ARN
     #[arg(long, value_name = "ARN", env = "STATE_MACHINE_ARN", hide_env_values = true)]
-    state_machine: String,
+    state_machine: Option<String>,
 }
 
 fn since(text: &str) -> Result<Duration, &'static str> {
@@ -100,7 +100,8 @@ pub async fn list(config: &SdkConfig, journal: &Journal, args: &ListArgs) -> Res
 
 async fn sessions(config: &SdkConfig, journal: &Journal, args: &ListArgs) -> Result<Vec<Listed>> {
     let client = Client::new(config);
-    let request = client.list_executions().state_machine_arn(&args.state_machine);
+    let state_machine = crate::state_machine(args.state_machine.as_deref())?;
+    let request = client.list_executions().state_machine_arn(state_machine);
     let pages = request.max_results(100).into_paginator().send();
     let pages = stream::unfold(pages, async |mut pages| Some((pages.next().await?, pages)));
     let earliest = args.since.map(|since| SystemTime::now() - since);

@@ -69,7 +69,11 @@ async fn main() -> ExitCode {
             // Whoever reads the output may stop reading, as `head` does: as if SIGPIPE had ended it.
             return ExitCode::from(141);
         }
-        let _ = writeln!(io::stderr(), "error: {}", display_chain(error.as_ref()));
+        let mut text = display_chain(error.as_ref());
+        if text.contains("Connection refused") {
+            text += "\nNothing listens there. If that is the local system: is `cargo run -- up` running?";
+        }
+        let _ = writeln!(io::stderr(), "error: {text}");
         ExitCode::from(2)
     })
 }
@@ -78,8 +82,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
     let config = aws_config::load_defaults(BehaviorVersion::latest()).await;
     ensure!(
         config.region().is_some(),
-        "no AWS region: set AWS_REGION, or a profile that has one; for the local system, run \
-         `. .local/env`, which `cargo run -- up` writes"
+        "no AWS region: set AWS_REGION, or a profile that has one; {LOCAL}"
     );
     let journal = || journal(&config, cli.table.as_deref());
     match cli.command {
@@ -94,6 +97,16 @@ async fn run(cli: Cli) -> Result<ExitCode> {
     }
 }
 
+/// What is missing where the environment is that of neither AWS nor the local system.
+const LOCAL: &str = "for the local system, run `. .local/env`, which `cargo run -- up` writes";
+
+/// The state machine's ARN, which must be given.
+fn state_machine(arn: Option<&str>) -> Result<&str> {
+    arn.with_context(|| {
+        format!("which state machine: set STATE_MACHINE_ARN, or give --state-machine; {LOCAL}")
+    })
+}
+
 /// A session's id; an execution's ARN, whose name is the id as a rule, and a partition key are taken too.
 fn session_id(text: &str) -> Result<SessionId, InvalidSessionId> {
     let of_arn = text.starts_with("arn:").then(|| text.rsplit(':').next()).flatten();
@@ -105,6 +118,7 @@ fn journal(config: &SdkConfig, table: Option<&str>) -> Result<Journal> {
         "JOURNAL_TABLE_NAME" => table.map(str::to_owned),
         _ => None,
     });
-    let settings = settings.context("which table holds the journal: give --table")?;
+    let settings = settings
+        .with_context(|| format!("which table holds the journal: give --table; {LOCAL}"))?;
     Ok(Journal::new(aws_sdk_dynamodb::config::Builder::from(config), settings))
 }

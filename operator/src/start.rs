@@ -19,7 +19,7 @@ pub struct StartArgs {
     /// What to tell the agent: its input is {"prompt": PROMPT}
     #[arg(conflicts_with = "input")]
     prompt: Vec<String>,
-    /// The agent's input: a JSON object
+    /// The agent's input: a JSON object, @ and the file that has it, or - for standard input
     #[arg(long, value_name = "JSON")]
     input: Option<String>,
     /// The session's id; without it, a new one
@@ -30,7 +30,7 @@ pub struct StartArgs {
     watch: bool,
     /// The state machine's ARN
     #[arg(long, value_name = "ARN", env = "STATE_MACHINE_ARN", hide_env_values = true)]
-    state_machine: String,
+    state_machine: Option<String>,
 }
 
 /// Starts an execution and prints the session's id.
@@ -39,6 +39,7 @@ pub async fn start(
     journal: impl FnOnce() -> Result<Journal>,
     args: StartArgs,
 ) -> Result<ExitCode> {
+    let state_machine = crate::state_machine(args.state_machine.as_deref())?;
     let mut input = input(args.input.as_deref(), &args.prompt)?;
     // A name of its own makes a retried request start one execution, and not two.
     let name = Uuid::new_v4().to_string();
@@ -50,13 +51,13 @@ pub async fn start(
     let client = aws_sdk_sfn::Client::new(config);
     let started = client
         .start_execution()
-        .state_machine_arn(&args.state_machine)
+        .state_machine_arn(state_machine)
         .name(&name)
         .input(Value::Object(input).to_string())
         .send()
         .await
         .map_err(|error| SdkFault::new(&error))
-        .with_context(|| format!("cannot start an execution of {}", args.state_machine))?;
+        .with_context(|| format!("cannot start an execution of {state_machine}"))?;
     writeln!(anstream::stdout(), "{session_id}")?;
     let Some(journal) = watched else { return Ok(ExitCode::SUCCESS) };
     let arn = started.execution_arn;
@@ -73,7 +74,14 @@ fn input(json: Option<&str>, prompt: &[String]) -> Result<Map<String, Value>> {
         let prompt = (!prompt.is_empty()).then(|| ("prompt".to_owned(), json!(prompt.join(" "))));
         return Ok(prompt.into_iter().collect());
     };
-    match serde_json::from_str(json).context("--input is not JSON")? {
+    let json = match (json, json.strip_prefix('@')) {
+        ("-", _) => std::io::read_to_string(std::io::stdin()).context("cannot read --input")?,
+        (_, Some(file)) => {
+            std::fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?
+        }
+        (json, None) => json.to_owned(),
+    };
+    match serde_json::from_str(&json).context("--input is not JSON")? {
         Value::Object(input) => Ok(input),
         _ => bail!("--input must be a JSON object, such as {{\"prompt\": \"hi\"}}"),
     }
