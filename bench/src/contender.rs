@@ -100,7 +100,9 @@ impl Spec {
 async fn pings(port: u16) -> bool {
     let ask = async {
         let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
-        socket.write_all(b"GET /ping HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").await?;
+        socket
+            .write_all(b"GET /ping HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+            .await?;
         let mut answer = [0; b"HTTP/1.1 200".len()];
         socket.read_exact(&mut answer).await?;
         Ok::<_, std::io::Error>(&answer == b"HTTP/1.1 200")

@@ -95,17 +95,7 @@ impl HttpAgent {
         mine: &Mutex<Option<Arc<Server>>>,
     ) -> Result<(Option<Arc<Server>>, Endpoint), AgentError> {
         let (command, slot) = match &self.target {
-            Target::Url(endpoint) => {
-                let (address, seconds) = (&endpoint.address, self.listen_deadline.as_secs());
-                let addresses = [address.as_str()];
-                let listens = tokio::time::timeout(self.listen_deadline, listening(&addresses));
-                listens.await.map_err(|_| {
-                    format!(
-                        "the server of AGENT_URL does not listen on {address} within {seconds} s"
-                    )
-                })?;
-                return Ok((None, endpoint.clone()));
-            }
+            Target::Url(endpoint) => return Ok((None, endpoint.clone())),
             Target::Command(command, slot) => (command, slot),
         };
         // Tasks that come together wait for one start.
@@ -151,7 +141,11 @@ impl HttpAgent {
                 Ok((result, while_busy(&endpoint).await?))
             };
             let (Some(server), Some(in_hand)) = (&server, &in_hand) else {
-                return Ok(called.await?.0);
+                match called.await {
+                    Err(Fault::Unreached(_)) => self.wait_for(&endpoint).await?,
+                    called => return Ok(called?.0),
+                }
+                continue;
             };
             let ended = || tokio::time::timeout(DEATH_DEADLINE, server.ended());
             let fault = tokio::select! {
@@ -178,6 +172,16 @@ impl HttpAgent {
                 Fault::Unreached(error) | Fault::Refused(error) => error,
             });
         }
+    }
+
+    /// Waits until a server of somebody else listens.
+    async fn wait_for(&self, endpoint: &Endpoint) -> Result<(), AgentError> {
+        let (address, seconds) = (&endpoint.address, self.listen_deadline.as_secs());
+        let addresses = [address.as_str()];
+        let listens = tokio::time::timeout(self.listen_deadline, listening(&addresses));
+        let deaf =
+            || format!("the server of AGENT_URL does not listen on {address} within {seconds} s");
+        listens.await.map(drop).map_err(|_| deaf().into())
     }
 
     /// Ends a server, even if other tasks still have it.
