@@ -7,22 +7,12 @@ mod support;
 use std::time::{Duration, Instant};
 
 use agent_runtime::SESSION_HEADER;
-use journal::{Mark, SessionId, Source, Status};
+use journal::SessionId;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 use support::container::Container;
-use support::{eventually, open_table, session_id};
-
-/// Has an operator stop the session's task.
-async fn stop_task(container: &Container, id: &SessionId) {
-    let started = Status::AgentBackgroundTaskStarted;
-    let events = container.events(id).await;
-    let started = events.iter().find(|event| event.status == started).unwrap();
-    let session = open_table(&container.table).session(id.clone(), "any", Source::Operator);
-    let mut slots = session.signs(&started.timestamp, 0);
-    while slots.take(Mark::Stop("wrong input")).await.unwrap().is_some() {}
-}
+use support::{eventually, session_id};
 
 /// On SIGTERM, takes a second to save its work, and says so on stderr.
 const SAVES: &str = r#"sh -c 'trap "echo saving >&2; sleep 1; echo saved > $FOLDER/file; exit 0" TERM; touch $FOLDER/ready; while :; do sleep 0.1; done'"#;
@@ -40,7 +30,7 @@ async fn a_command_that_is_stopped_may_save_its_work_before_the_event() {
         let container = Container::start_with(command, &QUICK).await;
         let id = session_id();
         container.post(&id, &json!({})).await;
-        stop_task(&container, &id).await;
+        container.stop_task(&id).await;
         let end = container.end(&id).await;
         assert_eq!(end.error_type.as_deref(), Some("Stopped"));
         assert_eq!(end.error_message.as_deref(), Some("wrong input"));
@@ -58,7 +48,7 @@ async fn a_command_that_ignores_sigterm_is_killed_three_seconds_later() {
     let id = session_id();
     container.post(&id, &json!({})).await;
     let process = Pid::from_raw(container.file().await.trim().parse().unwrap());
-    stop_task(&container, &id).await;
+    container.stop_task(&id).await;
     let told = eventually("the order", async || {
         container.program.log().contains("the task is ended").then(Instant::now)
     });

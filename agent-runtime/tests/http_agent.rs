@@ -8,12 +8,12 @@ mod support;
 use std::time::{Duration, Instant};
 
 use agent_runtime::SESSION_HEADER;
-use journal::{Event, Mark, SessionId, Source, Status};
+use journal::Event;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use support::container::Container;
-use support::{eventually, open_table, session_id};
+use support::{eventually, session_id};
 
 fn command(how: &str) -> String {
     format!("python3 {}/tests/support/server.py {how}", env!("CARGO_MANIFEST_DIR"))
@@ -41,15 +41,6 @@ async fn pid(container: &Container) -> Pid {
 
 async fn gone(process: Pid) {
     eventually("the server to be gone", async || kill(process, None).err().map(drop)).await;
-}
-
-async fn stop_task(container: &Container, id: &SessionId) {
-    let started = Status::AgentBackgroundTaskStarted;
-    let events = container.events(id).await;
-    let started = events.iter().find(|event| event.status == started).unwrap();
-    let session = open_table(&container.table).session(id.clone(), "any", Source::Operator);
-    let mut slots = session.signs(&started.timestamp, 0);
-    while slots.take(Mark::Stop("wrong input")).await.unwrap().is_some() {}
 }
 
 #[tokio::test]
@@ -233,7 +224,7 @@ async fn a_task_that_is_ended_while_its_server_starts_ends_no_other_tasks_server
     })
     .await;
     assert_eq!(container.post(&other, &json!({"do": "sleep", "seconds": 3})).await.0, 200);
-    stop_task(&container, &id).await;
+    container.stop_task(&id).await;
     assert_eq!(said(&container.end(&id).await), ("Stopped", "wrong input"));
     assert_eq!(container.end(&other).await.result.as_deref(), Some("\"slept\""));
 }
@@ -257,7 +248,7 @@ async fn a_task_that_is_ended_takes_its_server_along() {
         let sleeps = json!({"do": "sleep", "seconds": 600});
         assert_eq!(container.post(&id, &sleeps).await.0, 200);
         assert_eq!(container.post(&other, &sleeps).await.0, 200);
-        stop_task(&container, &id).await;
+        container.stop_task(&id).await;
         let end = container.end(&id).await;
         assert_eq!(said(&end), ("Stopped", "wrong input"));
         assert!(kill(server, None).is_err(), "the event comes after the server is gone");

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use agent_runtime::SESSION_HEADER;
-use journal::{Event, SessionId, Status};
+use journal::{Event, Mark, SessionId, Source, Status};
 use serde_json::Value;
 use testing::{Program, Table};
 
@@ -85,5 +85,15 @@ impl Container {
         };
         let end = async || self.events(id).await.into_iter().find(ends);
         eventually("a terminal event", end).await
+    }
+
+    /// Has an operator stop the session's task.
+    pub async fn stop_task(&self, id: &SessionId) {
+        let started = Status::AgentBackgroundTaskStarted;
+        let events = self.events(id).await;
+        let started = events.iter().find(|event| event.status == started).unwrap();
+        let session = open_table(&self.table).session(id.clone(), "any", Source::Operator);
+        let mut slots = session.signs(&started.timestamp, 0);
+        while slots.take(Mark::Stop("wrong input")).await.unwrap().is_some() {}
     }
 }
