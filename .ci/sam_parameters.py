@@ -12,6 +12,7 @@ read.pop("AgentImageUri")
 expected = {
     "AgentName": "my_agents",
     "AgentCommand": "tr a-z A-Z",
+    "AgentServerCommand": "",
     "SubnetIds": "subnet-a,subnet-b",
     "AgentEnvironment": "MODEL_ID=x GREETING='hello you'",
 }

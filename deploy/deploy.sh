@@ -9,9 +9,9 @@
 # With DRY_RUN=1 it says what it would run, and runs nothing. Region and credentials are the AWS CLI's.
 set -euo pipefail
 
+usage=$(sed -n '4,7s/^# *//p' "$0")
 fail() {
-  printf 'deploy.sh: %s\n' "$1" >&2
-  sed -n '4,7s/^# *//p' "$0" >&2
+  printf 'deploy.sh: %s\n%s\n' "$1" "$usage" >&2
   exit 2
 }
 
@@ -32,6 +32,7 @@ while (($#)); do
       shift
       for parameter; do
         [[ $parameter =~ ^[A-Za-z0-9]+= ]] || fail "a parameter is Name=Value, not '$parameter'"
+        [[ $parameter != *\\* ]] || fail "SAM cannot take a backslash in a parameter: '$parameter'"
         parameters+=("$parameter")
       done
       break
@@ -51,8 +52,13 @@ for one in "$image" "$dockerfile" "$command"; do [[ -z $one ]] || given=$((given
 if [[ -n $dockerfile ]]; then
   [[ -f $dockerfile ]] || fail "there is no file $dockerfile"
   dockerfile=$(realpath "$dockerfile")
-  context=$(realpath "${context:-$(dirname "$dockerfile")}")
+  context=${context:-$(dirname "$dockerfile")}
+  [[ -d $context ]] || fail "there is no folder $context"
+  context=$(realpath "$context")
 fi
+[[ -z $image || $image =~ ^[0-9]{12}\.dkr\.ecr\..*[:@] ]] ||
+  fail "--image must be ACCOUNT.dkr.ecr.REGION.amazonaws.com/REPOSITORY:TAG, not '$image'"
+[[ $command != *\\* ]] || fail 'SAM cannot take a backslash in the command: put it into a script'
 case ${command%% *} in
   python* | uv | uvicorn | node | np[mx] | java | ruby | ./* | /agent* | /app*)
     fail "the base image is Debian with a shell, and has no ${command%% *}: use --dockerfile"
@@ -69,17 +75,22 @@ run() {
 account=000000000000
 region=${AWS_REGION:-${AWS_DEFAULT_REGION:-us-east-1}}
 if [[ -z $dry_run ]]; then
-  for tool in aws sam cargo-lambda $([[ -n $image ]] || echo docker); do
+  for tool in aws sam cargo cargo-lambda $([[ -n $image ]] || echo docker); do
     command -v "$tool" >/dev/null || fail "$tool is not installed"
   done
   account=$(aws sts get-caller-identity --query Account --output text)
-  region=${AWS_REGION:-${AWS_DEFAULT_REGION:-$(aws configure get region)}}
+  region=${AWS_REGION:-${AWS_DEFAULT_REGION:-$(aws configure get region || true)}}
+  [[ -n $region ]] || fail 'which region: set AWS_REGION'
 fi
 export AWS_REGION=$region AWS_DEFAULT_REGION=$region
 
+# cargo-lambda builds the invoker.
+run sam build --beta-features --template-file deploy/template.yaml
+
 build() {
-  # Without the attestation, which would make an index of the image.
-  run docker build --platform linux/arm64 --provenance=false "$@"
+  # Without the attestation, which would make an index of the image; and with the images of this machine,
+  # which another builder would not see.
+  run env BUILDX_BUILDER=default docker build --load --platform linux/arm64 --provenance=false "$@"
 }
 
 if [[ -z $image ]]; then
@@ -100,25 +111,34 @@ if [[ -z $image ]]; then
   run docker push --platform linux/arm64 "$image"
 fi
 
-overrides=("AgentImageUri=$image" "AgentName=${stack//-/_}")
-[[ -z $command ]] || overrides+=("AgentCommand=$command")
-overrides+=("${parameters[@]}")
+# A parameter that is not given keeps its value from the last time; these two exclude each other.
+overrides=("AgentImageUri=$image" "AgentName=${stack//-/_}" "AgentCommand=$command" AgentServerCommand= "${parameters[@]}")
 quoted=()
 for override in "${overrides[@]}"; do
   value=${override#*=}
   quoted+=("ParameterKey=${override%%=*},ParameterValue=\"${value//\"/\\\"}\"")
 done
 
-# cargo-lambda builds the invoker. What a failed creation has made stays, and the next run goes on
-# from there.
-run sam build --beta-features --template-file deploy/template.yaml
+# What a failed creation has made stays, and the next run goes on from there. A failed update is rolled
+# back.
+on_failure=(--on-failure DO_NOTHING)
+if [[ -z $dry_run ]]; then
+  status=$(aws cloudformation describe-stacks --stack-name "$stack" --query 'Stacks[0].StackStatus' --output text 2>/dev/null || true)
+  [[ -z $status || $status == CREATE_FAILED ]] || on_failure=()
+fi
 run sam deploy --stack-name "$stack" --resolve-s3 --capabilities CAPABILITY_IAM \
-  --no-fail-on-empty-changeset --on-failure DO_NOTHING --parameter-overrides "${quoted[@]}"
+  --no-fail-on-empty-changeset "${on_failure[@]}" --parameter-overrides "${quoted[@]}"
 
+# What the person shall run, not this script.
+# shellcheck disable=SC2016
+output() {
+  printf '$(aws cloudformation describe-stacks --stack-name %s --query "Stacks[0].Outputs[?OutputKey==%s].OutputValue" --output text)' "$stack" "'$1'"
+}
 cat <<DONE
 Start a session and watch it:
   export STATE_MACHINE_ARN=arn:aws:states:$region:$account:stateMachine:$stack-session
   export JOURNAL_TABLE_NAME=$stack-journal
-  export AGENT_RUNTIME_ARN=\$(aws cloudformation describe-stacks --stack-name $stack --query "Stacks[0].Outputs[?OutputKey=='AgentRuntimeArn'].OutputValue" --output text)
+  export AGENT_RUNTIME_ARN=$(output AgentRuntimeArn)
+  export AGENT_LOG_GROUP=$(output AgentLogGroup) INVOKER_LOG_GROUP=/aws/lambda/$stack-invoker
   agent-journal start --watch 'a prompt'
 DONE

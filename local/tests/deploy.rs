@@ -340,12 +340,13 @@ fn deploy_sh_builds_what_it_is_given() {
         ["my-agents", "--dockerfile", "deploy/Dockerfile.agent", "--", "SubnetIds=a,b", "X=\"q\""];
     let (code, own) = deploy(&own);
     assert_eq!(code, Some(0), "{own}");
-    assert!(!own.contains("AgentCommand"), "{own}");
+    assert!(own.contains("ParameterKey=AgentCommand,ParameterValue=\"\""), "{own}");
     assert!(own.contains("'AGENT_IMAGE=my-agents-agent'"), "{own}");
     assert!(own.contains("ParameterKey=SubnetIds,ParameterValue=\"a,b\""), "{own}");
     assert!(own.contains("ParameterKey=X,ParameterValue=\"\\\"q\\\"\""), "{own}");
     assert_eq!(
-        own.matches("'docker' 'build' '--platform' 'linux/arm64' '--provenance=false'").count(),
+        own.matches("'docker' 'build' '--load' '--platform' 'linux/arm64' '--provenance=false'")
+            .count(),
         3
     );
     let image = "000000000000.dkr.ecr.us-east-1.amazonaws.com/x:1";
@@ -376,6 +377,8 @@ fn deploy_sh_refuses_before_the_first_call_what_cannot_work() {
         (vec!["my-agents", "cat", "--", "novalue"], "a parameter is Name=Value"),
         (vec!["my-agents", "cat", "--force"], "there is no option --force"),
         (vec!["my-agents", "--image"], "--image needs a value"),
+        (vec!["my-agents", "--image", "nonsense"], "--image must be ACCOUNT.dkr.ecr"),
+        (vec!["my-agents", "cat", "--", "X=a\\b"], "cannot take a backslash"),
     ] {
         let (code, stderr) = deploy(&arguments);
         assert_eq!(code, Some(2), "{arguments:?}: {stderr}");

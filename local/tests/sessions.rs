@@ -64,7 +64,8 @@ async fn an_invoker_that_dies_between_two_sessions_is_replaced_and_no_session_no
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_that_hangs_holds_up_no_other_session() {
     let table = Table::open(None, 0).await.unwrap();
-    let agent = CommandAgent::from_env(|_| Some("echo 7".to_owned())).unwrap();
+    let command = |name: &str| (name == "AGENT_COMMAND").then(|| "echo 7".to_owned());
+    let agent = CommandAgent::from_env(command).unwrap();
     let container = Container::start(open(table.client_config()), agent);
     let behind = front_door::start(&container.address).unwrap();
     // On the way to AgentCore: the first call gets no answer, all others are handed on.

@@ -46,7 +46,7 @@ pub fn explain_with(runs: &[Run], now: Timestamp, traces_url: Option<&str>) -> S
 }
 
 /// The verdict in one sentence, or two.
-fn verdict(run: &Run, now: Timestamp) -> String {
+pub(crate) fn verdict(run: &Run, now: Timestamp) -> String {
     let worked = |status: &Status| {
         let worked = run.find(status).and_then(|entry| entry.duration).map(duration);
         worked.unwrap_or_else(|| "an unknown time".to_owned())
@@ -122,7 +122,7 @@ fn verdict(run: &Run, now: Timestamp) -> String {
 }
 
 /// The agent's newest progress.
-fn last_progress(run: &Run) -> Option<String> {
+pub(crate) fn last_progress(run: &Run) -> Option<String> {
     let entry = run.entries.iter().rfind(|entry| entry.event.status.is_progress())?;
     let event = entry.event;
     let text = event.error_message.as_deref().or(event.message.as_deref()).map(escape);
@@ -175,7 +175,7 @@ fn silence(run: &Run, now: Timestamp) -> String {
 }
 
 /// What else a reader of the events would wonder about.
-fn remarks(run: &Run, runs: usize) -> Vec<String> {
+pub(crate) fn remarks(run: &Run, runs: usize) -> Vec<String> {
     let count =
         |status: &Status| run.entries.iter().filter(|entry| entry.event.status == *status).count();
     let mut remarks = Vec::new();

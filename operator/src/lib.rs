@@ -5,18 +5,25 @@
 //! - [`history`] finds runs, durations and contradictions in a session's events.
 //! - [`timeline`] shows events and how a run stands; [`Printer`] prints them as they come.
 //! - [`listing`] has sessions as lines of a list, [`log_line`] makes log lines readable.
+//! - [`sessions`] reads a list of sessions, [`execution_end`] how an execution ended.
+//! - [`page`] shows a session, or a list, as a page of HTML; [`ui`] serves the pages.
 //! - [`explain`] says what happened, at which hop, and whether a task lives.
 //!
 //! The binary `agent-journal` is these for the terminal.
 
 mod alive;
+pub mod execution_end;
 mod explain;
 pub mod history;
 mod hop;
+mod lanes;
 pub mod listing;
 pub mod log_line;
+pub mod page;
 mod printer;
+pub mod sessions;
 pub mod timeline;
+pub mod ui;
 
 pub use explain::{explain, explain_with};
 pub use printer::{Printer, View};

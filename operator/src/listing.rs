@@ -3,7 +3,7 @@
 use std::fmt;
 
 use anstyle::{AnsiColor, Style};
-use journal::text::headline;
+use journal::text::{headline, truncate};
 use journal::{Ending, Timestamp};
 use serde::Serialize;
 
@@ -11,6 +11,9 @@ use crate::alive::is_silent;
 use crate::history::Run;
 use crate::hop::{Hop, hop};
 use crate::timeline::{duration, escape};
+
+/// How much of a reason a line of a terminal has.
+const MAX_WHY_BYTES: usize = 200;
 
 /// Failures of sessions that nobody has heard of any more.
 const LOST: [&str; 3] = ["AgentNotStarted", "ContainerLost", "PollAttemptsSpent"];
@@ -57,7 +60,7 @@ pub struct Execution {
     pub started: Timestamp,
     /// When it ended, if it has.
     pub stopped: Option<Timestamp>,
-    /// Its error and cause, if it failed and they were asked for.
+    /// Its error and cause, if it has them and they were asked for.
     pub failure: Option<(String, String)>,
 }
 
@@ -70,6 +73,9 @@ pub struct Listed {
     pub standing: Standing,
     /// When its execution started.
     pub started: String,
+    /// When it ended, if it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended: Option<String>,
     /// How long it took, or has taken so far, in microseconds.
     pub micros: i64,
     /// Where it stands or stopped, unless it completed.
@@ -118,9 +124,15 @@ impl Listed {
             id: id.to_owned(),
             standing,
             started: execution.started.to_string(),
+            ended: execution.stopped.map(|time| time.to_string()),
             micros: (end.as_micros() - execution.started.as_micros()).max(0),
             place: (standing != Standing::Completed).then(|| place.short().to_owned()),
-            why: failure.as_ref().map(named),
+            why: match standing {
+                Standing::Unwatched if failure.is_none() => {
+                    Some(format!("the execution has ended ({})", execution.status))
+                }
+                _ => failure.as_ref().map(named),
+            },
             error_type: failure.map(|(error_type, _)| error_type),
             execution: execution.arn.clone(),
         }
@@ -138,7 +150,7 @@ impl Listed {
         let started = self.started.get(..19).unwrap_or_default().replace('T', " ");
         let (took, standing) = (duration(self.micros), self.standing.to_string());
         let place = self.place.as_deref().unwrap_or_default();
-        let why = self.why.as_deref().map(escape).unwrap_or_default();
+        let why = escape(truncate(self.why.as_deref().unwrap_or_default(), MAX_WHY_BYTES));
         let line = format!(
             "{started}  {took:>11}  {style}{standing:<9}{style:#}  {:<36}  {place:<10}  {why}",
             escape(&self.id)

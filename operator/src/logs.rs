@@ -78,6 +78,7 @@ pub async fn logs(config: &SdkConfig, journal: &Journal, args: &LogsArgs) -> Res
     }
     if lines.is_empty() {
         writeln!(std::io::stderr(), "The logs have no line of session {}.", args.id)?;
+        return Ok(2.into());
     }
     Ok(ExitCode::SUCCESS)
 }

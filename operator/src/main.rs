@@ -1,6 +1,5 @@
 //! `agent-journal`: starts and stops sessions, shows their journal, and says what happened to them.
 
-mod execution;
 mod follow;
 mod list;
 mod logs;
@@ -9,6 +8,7 @@ mod start;
 mod stop;
 
 use std::io::{self, Write};
+use std::net::{Ipv4Addr, TcpListener};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
@@ -18,6 +18,7 @@ use journal::{InvalidSessionId, Journal, SessionId, Settings, display_chain};
 
 use list::ListArgs;
 use logs::LogsArgs;
+use operator::ui::Ui;
 use show::EventsArgs;
 use start::StartArgs;
 use stop::StopArgs;
@@ -46,6 +47,27 @@ enum Command {
     List(ListArgs),
     /// Show the journal of a session
     Events(EventsArgs),
+    /// Print a session as a page of HTML that needs nothing but itself: page ID > session.html
+    Page {
+        /// The session's id
+        #[arg(value_parser = session_id)]
+        id: SessionId,
+        /// Where traces are shown: in front of a trace's id
+        #[arg(long, env = "TRACES_URL")]
+        traces_url: Option<String>,
+    },
+    /// Serve the list of sessions and the page of each to a browser on this machine
+    Ui {
+        /// The port of 127.0.0.1; 0 takes a free one
+        #[arg(long, default_value_t = 8085)]
+        port: u16,
+        /// Where traces are shown: in front of a trace's id
+        #[arg(long, env = "TRACES_URL")]
+        traces_url: Option<String>,
+        /// The state machine's ARN
+        #[arg(long, value_name = "ARN", env = "STATE_MACHINE_ARN", hide_env_values = true)]
+        state_machine: Option<String>,
+    },
     /// Show what the container and the invoker logged for a session
     Logs(LogsArgs),
     /// End the running task of a session, with a reason that its journal keeps
@@ -61,9 +83,9 @@ enum Command {
     },
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    run(Cli::parse()).await.unwrap_or_else(|error| {
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    actix_web::rt::System::new().block_on(run(cli)).unwrap_or_else(|error| {
         let unread = error.downcast_ref::<io::Error>().map(io::Error::kind);
         if unread == Some(io::ErrorKind::BrokenPipe) {
             // Whoever reads the output may stop reading, as `head` does: as if SIGPIPE had ended it.
@@ -92,9 +114,33 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Explain { id, traces_url } => {
             show::explain_session(&config, &journal()?, &id, traces_url).await
         }
+        Command::Page { id, traces_url } => show::page(&config, &journal()?, &id, traces_url).await,
+        Command::Ui { port, traces_url, state_machine } => {
+            let state_machine = self::state_machine(state_machine.as_deref())?.to_owned();
+            let workflows = aws_sdk_sfn::Client::new(&config);
+            ui(port, Ui { journal: journal()?, workflows, state_machine, traces_url }).await
+        }
         Command::Logs(args) => logs::logs(&config, &journal()?, &args).await,
         Command::Stop(args) => stop::stop(&config, &journal()?, &args).await,
     }
+}
+
+/// Serves the pages until Ctrl-C.
+async fn ui(port: u16, ui: Ui) -> Result<ExitCode> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port));
+    let listener = listener.with_context(|| format!("cannot serve on 127.0.0.1:{port}"))?;
+    writeln!(
+        io::stdout(),
+        "The sessions are at http://{}. Ctrl-C stops it.",
+        listener.local_addr()?
+    )?;
+    let server = ui.serve(listener)?;
+    let handle = server.handle();
+    tokio::select! {
+        ended = server => ended?,
+        _ = tokio::signal::ctrl_c() => handle.stop(false).await,
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// What is missing where the environment is that of neither AWS nor the local system.

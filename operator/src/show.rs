@@ -4,12 +4,15 @@ use std::time::SystemTime;
 
 use anyhow::{Result, ensure};
 use aws_config::SdkConfig;
+use aws_sdk_sfn::Client;
 use clap::Args;
 use journal::{Ending, Event, Journal, SessionId, ending};
+use operator::execution_end::unwatched;
 use operator::history::{Run, is_foreign, newest, runs};
+use operator::page::{Links, session_page};
+use operator::sessions::with_signs;
 use operator::{Printer, View, explain_with};
 
-use crate::execution::unwatched;
 use crate::follow::follow;
 
 #[derive(Args)]
@@ -64,6 +67,25 @@ pub async fn explain_session(
     Ok(newest.map_or(0, |run| run.exit_code(now)).into())
 }
 
+/// Prints a session's page, which needs nothing but itself.
+pub async fn page(
+    config: &SdkConfig,
+    journal: &Journal,
+    id: &SessionId,
+    traces_url: Option<String>,
+) -> Result<ExitCode> {
+    let events = read(journal, id).await?;
+    let runs = with_signs(journal, id, runs(&events)).await?;
+    let unwatched = match newest(&runs) {
+        Some(run) => unwatched(&Client::new(config), run, id).await,
+        None => None,
+    };
+    let (now, links) = (SystemTime::now().into(), Links { traces_url, served: false });
+    let page = session_page(id.as_str(), &runs, now, unwatched.as_deref(), &links);
+    writeln!(std::io::stdout(), "{page}")?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Where the journal has no end of the newest run: says if its execution has one.
 async fn print_unwatched(
     config: &SdkConfig,
@@ -72,27 +94,13 @@ async fn print_unwatched(
     id: &SessionId,
 ) -> Result<()> {
     let Some(run) = newest(runs) else { return Ok(()) };
-    let Some(text) = unwatched(config, run, id).await else { return Ok(()) };
+    let Some(text) = unwatched(&Client::new(config), run, id).await else { return Ok(()) };
     // It may have ended, and written so, after its events were read.
     let events = journal.events(id).await?;
     if ending(&events, run.invocation_id) == Ending::Running {
         writeln!(anstream::stdout(), "{text}")?;
     }
     Ok(())
-}
-
-/// Reads the signs of life of each run that has an open task.
-pub async fn with_signs<'a>(
-    journal: &Journal,
-    id: &SessionId,
-    mut runs: Vec<Run<'a>>,
-) -> Result<Vec<Run<'a>>> {
-    for run in &mut runs {
-        if let Some(task) = run.open_task() {
-            run.signs = Some(journal.signs(id, &task.timestamp).await?);
-        }
-    }
-    Ok(runs)
 }
 
 /// The session's events. It is an error if there are none, and a warning if there are foreign items.

@@ -6,12 +6,11 @@ use aws_config::SdkConfig;
 use aws_sdk_sfn::types::ExecutionStatus;
 use clap::Args;
 use journal::{Journal, SdkFault, SessionId};
-use operator::{Printer, View};
+use operator::{Printer, View, execution_end};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use crate::execution;
 use crate::follow::{Elsewhere, follow};
 
 #[derive(Args)]
@@ -62,7 +61,7 @@ pub async fn start(
     let Some(journal) = watched else { return Ok(ExitCode::SUCCESS) };
     let arn = started.execution_arn;
     let ended = async || {
-        let ended = execution::ended(&client, &arn).await?;
+        let ended = execution_end::ended(&client, &arn).await?;
         let code = |status| u8::from(status != ExecutionStatus::Succeeded);
         Ok(ended.map(|ended| Elsewhere { how: ended.how, code: code(ended.status) }))
     };

@@ -1,18 +1,21 @@
+//! What Step Functions knows of the end of an execution.
+
 use std::time::{Duration, SystemTime};
 
-use aws_config::SdkConfig;
 use aws_sdk_sfn::Client;
 use aws_sdk_sfn::operation::describe_execution::DescribeExecutionOutput;
 use aws_sdk_sfn::types::ExecutionStatus;
 use journal::{Ending, SdkFault, SessionId, Timestamp};
-use operator::history::Run;
-use operator::timeline::{age, escape};
+
+use crate::history::Run;
+use crate::timeline::{age, escape};
 
 /// How long the answer of Step Functions is waited for, where the journal says enough without it.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// An execution that has ended.
 pub struct Ended {
+    /// How, in one word.
     pub status: ExecutionStatus,
     /// When it ended, if Step Functions says so.
     stopped: Option<SystemTime>,
@@ -22,6 +25,9 @@ pub struct Ended {
 }
 
 /// How an execution ended; `None` if it still runs.
+///
+/// # Errors
+/// If Step Functions does not say.
 pub async fn ended(client: &Client, arn: &str) -> Result<Option<Ended>, SdkFault> {
     let answer = client.describe_execution().execution_arn(arn).send().await;
     let DescribeExecutionOutput { status, stop_date, error, cause, .. } =
@@ -37,14 +43,13 @@ pub async fn ended(client: &Client, arn: &str) -> Result<Option<Ended>, SdkFault
 
 /// What Step Functions knows of a run of which the journal has no end: that nobody watches it any
 /// more. `None` if the execution runs, or Step Functions does not say.
-pub async fn unwatched(config: &SdkConfig, run: &Run<'_>, id: &SessionId) -> Option<String> {
+pub async fn unwatched(client: &Client, run: &Run<'_>, id: &SessionId) -> Option<String> {
     let arn = run.invocation_id;
     let now: Timestamp = SystemTime::now().into();
     if run.ending != Ending::Running || run.has_expired(now) || !arn.starts_with("arn:") {
         return None;
     }
-    let client = Client::new(config);
-    let ended = tokio::time::timeout(PATIENCE, ended(&client, arn)).await.ok()?.ok()??;
+    let ended = tokio::time::timeout(PATIENCE, ended(client, arn)).await.ok()?.ok()??;
     let verb = match &ended.status {
         // Its end has expired, or came after the events were read.
         ExecutionStatus::Succeeded => return None,

@@ -1,0 +1,151 @@
+//! A run as lanes: when each part of the system worked on it, and which part never began.
+
+use journal::{Ending, SignKind, Status, Timestamp};
+
+use crate::history::{Entry, Run};
+use crate::timeline::escape;
+
+/// What one part of the system did, or a phase of the agent.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Lane {
+    pub name: String,
+    pub bar: Option<Bar>,
+    /// Who should have written what, if the part never began.
+    pub missing: Option<&'static str>,
+}
+
+/// From when to when, in microseconds since the run's first event.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Bar {
+    pub from: i64,
+    pub to: i64,
+    pub state: State,
+}
+
+/// How what a bar stands for ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Done,
+    Failed,
+    /// It has no end. Its last sign of life was then, in microseconds.
+    Open(i64),
+}
+
+/// A part, the status with which it begins, those with which it ends, and who writes the first.
+type Part = (&'static str, Status, Vec<Status>, &'static str);
+
+fn parts() -> [Part; 5] {
+    use Status::{
+        AgentBackgroundTaskCompleted, AgentBackgroundTaskFailed, AgentBackgroundTaskStarted,
+        AgentEntrypointFailed, AgentEntrypointStarted, AgentInvocationFailed,
+        AgentInvocationStarted, AgentInvocationSucceeded, SessionFailed, SessionInitiated,
+    };
+    let task_ends = vec![AgentBackgroundTaskCompleted, AgentBackgroundTaskFailed];
+    [
+        (
+            "workflow",
+            SessionInitiated,
+            vec![SessionFailed],
+            "the state machine should have written SESSION_INITIATED",
+        ),
+        (
+            "invoker",
+            AgentInvocationStarted,
+            vec![AgentInvocationSucceeded, AgentInvocationFailed.clone()],
+            "the Lambda should have written AGENT_INVOCATION_STARTED",
+        ),
+        (
+            "AgentCore",
+            AgentInvocationStarted,
+            vec![AgentEntrypointStarted.clone(), AgentInvocationFailed],
+            "the Lambda should have called AgentCore",
+        ),
+        (
+            "entrypoint",
+            AgentEntrypointStarted,
+            vec![AgentBackgroundTaskStarted.clone(), AgentEntrypointFailed],
+            "the container should have written AGENT_ENTRYPOINT_STARTED",
+        ),
+        (
+            "agent",
+            AgentBackgroundTaskStarted,
+            task_ends,
+            "the container should have written AGENT_BACKGROUND_TASK_STARTED",
+        ),
+    ]
+}
+
+/// The lanes of a run, in the order of cause and effect, and where the last of them ends. `now` is the
+/// end of what still runs.
+pub(crate) fn lanes(run: &Run, now: Timestamp) -> (Vec<Lane>, i64) {
+    let first = run.entries.iter().find_map(|entry| entry.event.timestamp.parse().ok());
+    let since =
+        |time: Timestamp| first.map_or(0, |first: Timestamp| time.as_micros() - first.as_micros());
+    let last = run.entries.iter().filter_map(|entry| entry.offset).max().unwrap_or_default();
+    let end = if run.ending == Ending::Running { since(now).max(last) } else { last };
+    let signs = run.signs.iter().flatten();
+    let beat = signs.filter(|sign| sign.kind == SignKind::Beat).find_map(|sign| sign.timestamp);
+    let bar = |started: &Status, ends: &dyn Fn(&Status) -> bool| {
+        let at = run.entries.iter().position(|entry| entry.event.status == *started)?;
+        let from = run.entries.get(at)?.offset?;
+        let ended = run.entries.iter().skip(at + 1).rfind(|entry| ends(&entry.event.status));
+        let state = match ended {
+            Some(entry) if entry.event.status.is_failure() => State::Failed,
+            Some(_) => State::Done,
+            None => State::Open(from),
+        };
+        Some(Bar { from, to: ended.and_then(|entry| entry.offset).unwrap_or(end), state })
+    };
+    // A direct call has no parts before the container.
+    let skipped = if run.is_workflows() { 0 } else { 3 };
+    let mut lanes = Vec::new();
+    for (name, started, ends, missing) in parts().into_iter().skip(skipped) {
+        let mut bar = bar(&started, &|status| ends.contains(status));
+        match &mut bar {
+            // The end of an execution that succeeds is not in the journal.
+            Some(bar) if name == "workflow" && matches!(run.ending, Ending::Completed(_)) => {
+                bar.state = State::Done;
+            }
+            Some(Bar { from, state: State::Open(sign), .. }) if name == "agent" => {
+                *sign = beat.map_or(*from, since).max(*from);
+            }
+            _ => {}
+        }
+        let missing = bar.is_none().then_some(missing);
+        lanes.push(Lane { name: name.to_owned(), bar, missing });
+    }
+    lanes.extend(phases(&run.entries, end));
+    (lanes, end.max(1))
+}
+
+/// The agent's own phases, in the order in which they began.
+fn phases(entries: &[Entry], end: i64) -> Vec<Lane> {
+    let progress = entries.iter().filter(|entry| entry.event.status.is_progress());
+    let mut lanes: Vec<Lane> = Vec::new();
+    for entry in progress {
+        let (status, Some(at)) = (entry.event.status.as_str(), entry.offset) else { continue };
+        let Some((phase, step)) = status.rsplit_once('_') else { continue };
+        let name = escape(phase.strip_prefix("TASK_").unwrap_or(phase));
+        let open = lanes.iter_mut().rfind(|lane| {
+            lane.name == name
+                && lane.bar.as_ref().is_some_and(|bar| matches!(bar.state, State::Open(_)))
+        });
+        match (step, open.and_then(|lane| lane.bar.as_mut())) {
+            ("STARTED", _) => {
+                let bar = Bar { from: at, to: end, state: State::Open(at) };
+                lanes.push(Lane { name, bar: Some(bar), missing: None });
+            }
+            (_, open) => {
+                let state = if step == "FAILED" { State::Failed } else { State::Done };
+                let bar = Bar { from: open.as_ref().map_or(at, |bar| bar.from), to: at, state };
+                match open {
+                    Some(open) => *open = bar,
+                    None => lanes.push(Lane { name, bar: Some(bar), missing: None }),
+                }
+            }
+        }
+    }
+    // A flood of phases is in the table of events.
+    lanes.truncate(50);
+    lanes
+}

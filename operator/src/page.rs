@@ -1,0 +1,274 @@
+//! A session, and a list of them, as pages of HTML. A page is whole in itself: no script, no picture, no
+//! request to anywhere.
+
+use journal::{Ending, Timestamp};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use crate::alive::{alive, is_silent};
+use crate::explain::{last_progress, remarks, verdict};
+use crate::history::{Run, newest};
+use crate::hop::{hop, where_to_look};
+use crate::lanes::{Bar, Lane, State, lanes};
+use crate::listing::{Listed, Standing, counted};
+use crate::timeline::{details, duration, escape, failure};
+
+/// Seconds after which a page asks for itself again while something on it still changes.
+const REFRESH_SECONDS: u32 = 3;
+
+/// What a page links to.
+#[derive(Debug, Clone, Default)]
+pub struct Links {
+    /// Where traces are shown: in front of a trace's id.
+    pub traces_url: Option<String>,
+    /// Whether the page is served, so that it can refresh itself and has a list beside it.
+    pub served: bool,
+}
+
+/// The frame of every page.
+fn document(title: &str, refresh: bool, content: &Markup) -> String {
+    let markup = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width";
+                meta http-equiv="Content-Security-Policy"
+                    content="default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
+                @if refresh { meta http-equiv="refresh" content=(REFRESH_SECONDS); }
+                title { (title) }
+                style { (PreEscaped(include_str!("page.css"))) }
+            }
+            body { (content) }
+        }
+    };
+    markup.into_string()
+}
+
+/// How the newest run stands.
+fn standing(run: &Run, now: Timestamp) -> Standing {
+    match run.ending {
+        Ending::Completed(_) => Standing::Completed,
+        Ending::Failed(_) => Standing::Failed,
+        Ending::Running if is_silent(run, now) => Standing::Silent,
+        Ending::Running => Standing::Running,
+    }
+}
+
+/// The page of a session: its newest run. `unwatched` is what Step Functions says of an execution that
+/// has ended although the journal has no end.
+#[must_use]
+pub fn session_page(
+    id: &str,
+    runs: &[Run],
+    now: Timestamp,
+    unwatched: Option<&str>,
+    links: &Links,
+) -> String {
+    let Some(run) = newest(runs) else {
+        return document(
+            id,
+            links.served,
+            &html! { h1 { "The journal has no event of session " (id) "." } },
+        );
+    };
+    let is_running = run.ending == Ending::Running && !run.has_expired(now) && unwatched.is_none();
+    let standing = standing(run, now);
+    let (lanes, end) = lanes(run, now);
+    let content = html! {
+        @if links.served { nav { a href="/" { "All sessions" } } }
+        main {
+            div class={ "verdict " (standing) } {
+                p.dim { "Session " span.mono { (id) } }
+                h1 { (verdict(run, now)) }
+                @if let Some(text) = unwatched { p { (text) } }
+                @if let Some(event) = run.failure() {
+                    p { "Cause: " b { (failure(event).unwrap_or_default()) } }
+                }
+                @if let Some(alive) = alive(run, now) { p { (alive) "." } }
+                @if standing != Standing::Completed {
+                    @let commands = where_to_look(run, hop(run));
+                    @if let Some((_, command)) = commands.first().and_then(|line| line.split_once(": ")) {
+                        p.dim { "Next:" code.copy { (command) } }
+                    }
+                }
+            }
+            h2 { "Where the time went" }
+            (lanes_table(&lanes, end))
+            @for remark in remarks(run, runs.len()) { p { (remark) } }
+            @if let Some(progress) = last_progress(run) { p { (progress) } }
+            @if !run.has_expired(now) {
+                @for defect in &run.defects { p { "The history is broken: " (defect) "." } }
+            }
+            @if let Some(event) = run.failure() {
+                @let lines = Vec::from_iter(details(event));
+                @if !lines.is_empty() {
+                    h2 { "The error" }
+                    pre { (failure(event).unwrap_or_default()) "\n" (lines.join("\n")) }
+                }
+            }
+            @if let Ending::Completed(event) = run.ending {
+                @if let Some(result) = &event.result {
+                    h2 { "The result" }
+                    pre { (Vec::from_iter(result.lines().map(escape)).join("\n")) }
+                    @if let Some(bytes) = event.result_bytes { p { "Cut: the whole has " (bytes) " bytes." } }
+                }
+            }
+            h2 { "Where to look" }
+            ul { (places(id, run, links)) }
+            h2 { "Events" }
+            (events_table(run))
+        }
+    };
+    document(&format!("{standing}: session {id}"), links.served && is_running, &content)
+}
+
+fn places(id: &str, run: &Run, links: &Links) -> Markup {
+    let arn = run.invocation_id;
+    let region = arn.split(':').nth(3).filter(|region| {
+        arn.starts_with("arn:aws:states:")
+            && region.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    });
+    html! {
+        @for line in where_to_look(run, hop(run)) {
+            @if let Some((what, command)) = line.split_once(": ") { li { (what) ": " code.copy { (command) } } }
+        }
+        @if let Some(region) = region {
+            li {
+                a rel="noreferrer" href={ "https://" (region) ".console.aws.amazon.com/states/home?region=" (region) "#/v2/executions/details/" (arn) } {
+                    "The execution in the console"
+                }
+            }
+        }
+        @if let Some(trace) = run.trace_id() {
+            li {
+                "The trace: "
+                @match links.traces_url.as_deref().filter(|url| url.starts_with("http")) {
+                    Some(url) => a rel="noreferrer" href={ (url.trim_end_matches('/')) "/" (trace) } { (trace) },
+                    None => span.mono { (escape(trace)) },
+                }
+            }
+        }
+        li { "The events as JSON: " code.copy { "agent-journal events " (id) " --json" } }
+    }
+}
+
+fn lanes_table(lanes: &[Lane], end: i64) -> Markup {
+    html! {
+        table.lanes {
+            caption { "From the first event to " (duration(end)) " after it. Hatched: no end; up to the last sign of life. Dotted: nothing heard." }
+            tbody {
+                @for lane in lanes { (lane_row(lane, end)) }
+            }
+        }
+    }
+}
+
+fn lane_row(lane: &Lane, end: i64) -> Markup {
+    let phase = !["workflow", "invoker", "AgentCore", "entrypoint", "agent"].contains(&&*lane.name);
+    let place = |from: i64, to: i64| {
+        let percent = |micros: i64| micros.clamp(0, end) * 100_000 / end;
+        let (left, right) = (percent(from), percent(to));
+        let thousandths = |n: i64| format!("{}.{:03}", n / 1_000, n % 1_000);
+        format!("left:{}%;width:{}%", thousandths(left), thousandths((right - left).max(0)))
+    };
+    html! {
+        tr.phase[phase].missing[lane.missing.is_some()] {
+            th scope="row" { (lane.name) }
+            td {
+                div.track {
+                    @match &lane.bar {
+                        Some(Bar { from, to, state: State::Open(sign) }) => {
+                            div.bar.open style=(place(*from, *sign)) {}
+                            div.bar.waiting style=(place(*sign, *to)) {}
+                        },
+                        Some(Bar { from, to, state }) => {
+                            div.bar.bad[*state == State::Failed] style=(place(*from, *to)) {}
+                        },
+                        None => {},
+                    }
+                }
+                @if let Some(missing) = lane.missing { "Never began: " (missing) "." }
+            }
+            td.when {
+                @if let Some(Bar { from, to, state }) = &lane.bar {
+                    @match state {
+                        State::Open(_) => { "from " (duration(*from)) ", no end" },
+                        State::Failed => { (duration(to - from)) ", failed" },
+                        State::Done => { (duration(to - from)) },
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn events_table(run: &Run) -> Markup {
+    html! {
+        div.wide {
+            table {
+                thead { tr { th scope="col" { "After" } th scope="col" { "Time (UTC)" } th scope="col" { "By" } th scope="col" { "Event" } th scope="col" { "Text" } } }
+                tbody {
+                    @for entry in &run.entries {
+                        @let event = entry.event;
+                        tr {
+                            td.num { (entry.offset.map(duration).unwrap_or_default()) }
+                            td.mono { (event.timestamp.get(11..23).unwrap_or(&event.timestamp)) }
+                            td { (escape(&event.source)) }
+                            td.mono.standing[event.status.is_failure()].failed[event.status.is_failure()] { (escape(event.status.as_str())) }
+                            td { (failure(event).or_else(|| event.message.as_deref().map(escape)).unwrap_or_default()) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A page that says why there is none. It tries again.
+#[must_use]
+pub fn problem_page(problem: &str) -> String {
+    document(
+        "No answer",
+        true,
+        &html! { main { div.verdict.failed { h1 { "No answer" } p { (escape(problem)) } } } },
+    )
+}
+
+/// What a list shows.
+pub const FILTERS: [(&str, &str); 4] =
+    [("", "all"), ("failed", "failed"), ("running", "running"), ("lost", "lost")];
+
+/// The page with the list: what needs attention first. `filter` is one of [`FILTERS`].
+#[must_use]
+pub fn list_page(sessions: &[Listed], filter: &str) -> String {
+    let mut sorted = Vec::from_iter(sessions);
+    sorted.sort_by_key(|session| session.standing);
+    let content = html! {
+        main {
+            h1 { (counted(sessions)) }
+            nav aria-label="Filter" {
+                @for (value, name) in FILTERS {
+                    @if value == filter { b { (name) } } @else { a href={ "/?show=" (value) } { (name) } }
+                }
+            }
+            div.wide {
+                table {
+                    thead { tr { th scope="col" { "Standing" } th scope="col" { "Session" } th scope="col" { "Where" } th scope="col" { "Why" } th scope="col" { "Started (UTC)" } th scope="col" { "Took" } } }
+                    tbody {
+                        @for session in sorted {
+                            tr class=(session.standing) {
+                                td.standing { (session.standing) }
+                                td.mono { a href={ "/sessions/" (session.id) } { (session.id) } }
+                                td { (session.place.as_deref().unwrap_or_default()) }
+                                td { (session.why.as_deref().map(escape).unwrap_or_default()) }
+                                td { (session.started.get(..19).unwrap_or_default().replace('T', " ")) }
+                                td.num { (duration(session.micros)) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    };
+    document("Sessions", true, &content)
+}

@@ -1,0 +1,132 @@
+//! The pages, served on a port of one's own machine. Nothing that it serves changes anything.
+
+use std::io;
+use std::net::TcpListener;
+use std::time::SystemTime;
+
+use actix_web::body::MessageBody;
+use actix_web::dev::{Server, ServiceRequest, ServiceResponse};
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CACHE_CONTROL, HOST, HeaderMap, ORIGIN};
+use actix_web::middleware::{Next, from_fn};
+use actix_web::web::{self, Data, Path, Query};
+use actix_web::{App, Error, HttpResponse, HttpServer};
+use anyhow::Result;
+use aws_sdk_sfn::Client;
+use journal::{Journal, SessionId, display_chain};
+use serde::Deserialize;
+
+use crate::execution_end::unwatched;
+use crate::history::{newest, runs};
+use crate::page::{Links, list_page, problem_page, session_page};
+use crate::sessions::{Filter, sessions, with_signs};
+
+/// Sessions on the page with the list.
+const LISTED: usize = 100;
+
+/// What the pages are made of.
+#[derive(Clone)]
+pub struct Ui {
+    /// The journal.
+    pub journal: Journal,
+    /// Step Functions.
+    pub workflows: Client,
+    /// The ARN of the state machine whose sessions are listed.
+    pub state_machine: String,
+    /// Where traces are shown: in front of a trace's id.
+    pub traces_url: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Show {
+    #[serde(default)]
+    show: String,
+}
+
+impl Ui {
+    /// Serves the pages until the server is stopped. The list is `/`, a session `/sessions/ID`.
+    ///
+    /// # Errors
+    /// If the listener cannot be served.
+    pub fn serve(self, listener: TcpListener) -> io::Result<Server> {
+        let server = HttpServer::new(move || {
+            App::new()
+                .app_data(Data::new(self.clone()))
+                .wrap(from_fn(refuse_foreign))
+                .route("/", web::get().to(list))
+                .route("/sessions/{id}", web::get().to(session))
+        });
+        Ok(server.workers(1).disable_signals().listen(listener)?.run())
+    }
+
+    async fn list(&self, show: &str) -> Result<String> {
+        let filter = match show {
+            "failed" => Filter::Failed,
+            "running" => Filter::Running,
+            "lost" => Filter::Lost,
+            _ => Filter::All,
+        };
+        let state_machine = &self.state_machine;
+        let listed =
+            sessions(&self.workflows, &self.journal, state_machine, filter, None, LISTED).await?;
+        Ok(list_page(&listed, show))
+    }
+
+    async fn session(&self, id: &SessionId) -> Result<String> {
+        let events = self.journal.events(id).await?;
+        let runs = with_signs(&self.journal, id, runs(&events)).await?;
+        let unwatched = match newest(&runs) {
+            Some(run) => unwatched(&self.workflows, run, id).await,
+            None => None,
+        };
+        let links = Links { traces_url: self.traces_url.clone(), served: true };
+        let now = SystemTime::now().into();
+        Ok(session_page(id.as_str(), &runs, now, unwatched.as_deref(), &links))
+    }
+}
+
+async fn list(ui: Data<Ui>, show: Query<Show>) -> HttpResponse {
+    answer(ui.list(&show.show).await)
+}
+
+async fn session(ui: Data<Ui>, id: Path<String>) -> HttpResponse {
+    match id.parse::<SessionId>() {
+        Ok(id) => answer(ui.session(&id).await),
+        Err(error) => answer(Err(error.into())),
+    }
+}
+
+fn answer(page: Result<String>) -> HttpResponse {
+    let (status, page) = match page {
+        Ok(page) => (StatusCode::OK, page),
+        // A page that cannot be read now may be read in a moment.
+        Err(error) => (StatusCode::BAD_GATEWAY, problem_page(&display_chain(error.as_ref()))),
+    };
+    HttpResponse::build(status)
+        .content_type("text/html; charset=utf-8")
+        .insert_header((CACHE_CONTROL, "no-store"))
+        .insert_header(("x-frame-options", "DENY"))
+        .insert_header(("x-content-type-options", "nosniff"))
+        .insert_header(("referrer-policy", "no-referrer"))
+        .body(page)
+}
+
+/// Refuses what a web page of somebody else may send: by a name that leads here, or from its origin.
+async fn refuse_foreign(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    if is_own(request.headers()) {
+        return next.call(request).await.map(ServiceResponse::map_into_boxed_body);
+    }
+    let refusal = HttpResponse::Forbidden().body("this port is for this machine alone");
+    Ok(request.into_response(refusal))
+}
+
+fn is_own(headers: &HeaderMap) -> bool {
+    let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let host = text(HOST).unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    let is_here = ["127.0.0.1", "localhost", "[::1]"].contains(&name);
+    is_here && text(ORIGIN).is_none_or(|origin| origin == format!("http://{host}"))
+}
