@@ -26,7 +26,7 @@ install "$programs/word-counter" "$program/program"
 dynamodb=18900 port=18901
 folder=$(mktemp -d)
 local=$PWD/target/debug/agent-local journal=$PWD/target/debug/agent-journal
-(cd "$folder" && exec "$local" up --port 0 --agentcore-port 0 --otlp-port 0 --dynamodb-port $dynamodb --step-functions-port 0) >/dev/null 2>&1 &
+(cd "$folder" && exec "$local" up --port 0 --ui-port 0 --agentcore-port 0 --otlp-port 0 --dynamodb-port $dynamodb --step-functions-port 0) >/dev/null 2>&1 &
 table=$!
 container=
 trap 'kill $table $container 2>/dev/null; wait; rm -rf "$folder"' EXIT

@@ -89,6 +89,9 @@ pub struct UpArgs {
     /// Port of Step Functions
     #[arg(long, default_value_t = 8083)]
     pub step_functions_port: u16,
+    /// Port of the pages with the sessions
+    #[arg(long, default_value_t = 8085)]
+    pub ui_port: u16,
     /// Port on which traces are taken and shown
     #[arg(long, default_value_t = 4318)]
     pub otlp_port: u16,

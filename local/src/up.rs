@@ -1,6 +1,7 @@
 //! `up`: the system, kept up.
 
 use std::io::{self, IsTerminal, Write};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use local::collector::Collector;
 use local::step_functions::{self, STATE_MACHINE_ARN};
 use local::system::{AGENT_RUNTIME_ARN, Options, System};
 use operator::log_line;
+use operator::ui::Ui;
 use testing::{CREDENTIAL, REGION, TABLE_NAME};
 use uuid::Uuid;
 use workflow::Definition;
@@ -66,11 +68,24 @@ pub async fn up(args: UpArgs) -> Result<ExitCode> {
     let (address, dynamodb) = (&system.agent_address, system.table.endpoint());
     let workflow = step_functions.address;
     let agentcore = format!("http://{}", system.agentcore);
-    write_environment(&dynamodb, &format!("http://{workflow}"), &agentcore, traces_url)?;
+    write_environment(&dynamodb, &format!("http://{workflow}"), &agentcore, traces_url.clone())?;
+    let workflows = sfn_client(&format!("http://{workflow}"));
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, args.ui_port))
+        .with_context(|| format!("cannot serve the pages on 127.0.0.1:{}", args.ui_port))?;
+    let pages = listener.local_addr()?;
+    let ui = Ui {
+        journal: system.journal(),
+        workflows,
+        state_machine: STATE_MACHINE_ARN.to_owned(),
+        traces_url: traces_url.clone(),
+    };
+    let ui = ui.serve(listener)?;
+    let ui_handle = ui.handle();
+    tokio::spawn(ui);
     let session_id = Uuid::new_v4();
     let text = format!(
         "The agent's entrypoint is http://{address}, DynamoDB is {dynamodb}, Step Functions is http://{workflow}, AgentCore is {agentcore}.
-Traces {traces}.
+The sessions are listed at http://{pages}. Traces {traces}.
 
 In another terminal, so that the commands below and the AWS CLI reach this system:
   . {ENVIRONMENT_FILE}
@@ -90,9 +105,21 @@ Ctrl-C stops it."
         () = keep_agent(&system) => {}
         () = stop.requested() => {}
     }
+    ui_handle.stop(false).await;
     step_functions.stop().await;
     system.stop().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A client of Step Functions at this address.
+fn sfn_client(url: &str) -> aws_sdk_sfn::Client {
+    use aws_sdk_sfn::config::{BehaviorVersion, Config, Credentials, Region};
+    let config = Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .endpoint_url(url)
+        .region(Region::new(REGION))
+        .credentials_provider(Credentials::new(CREDENTIAL, CREDENTIAL, None, None, "local"));
+    aws_sdk_sfn::Client::from_conf(config.build())
 }
 
 fn write_environment(

@@ -169,6 +169,8 @@ impl Up {
                 "0",
                 "--agentcore-port",
                 "0",
+                "--ui-port",
+                "0",
             ])
             .args(agent)
             .current_dir(folder.path())

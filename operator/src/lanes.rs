@@ -106,6 +106,8 @@ pub(crate) fn lanes(run: &Run, now: Timestamp) -> (Vec<Lane>, i64) {
             Some(bar) if name == "workflow" && matches!(run.ending, Ending::Completed(_)) => {
                 bar.state = State::Done;
             }
+            // It gives no signs of life; a service of AWS runs it.
+            Some(Bar { to, state: State::Open(sign), .. }) if name == "workflow" => *sign = *to,
             Some(Bar { from, state: State::Open(sign), .. }) if name == "agent" => {
                 *sign = beat.map_or(*from, since).max(*from);
             }
@@ -114,7 +116,9 @@ pub(crate) fn lanes(run: &Run, now: Timestamp) -> (Vec<Lane>, i64) {
         let missing = bar.is_none().then_some(missing);
         lanes.push(Lane { name: name.to_owned(), bar, missing });
     }
-    lanes.extend(phases(&run.entries, end));
+    // A phase that is left open ends with the agent.
+    let agent = lanes.last().and_then(|lane| lane.bar.as_ref()).map_or(end, |bar| bar.to);
+    lanes.extend(phases(&run.entries, agent));
     (lanes, end.max(1))
 }
 

@@ -4,7 +4,7 @@
 use journal::{Ending, Timestamp};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use crate::alive::{alive, is_silent};
+use crate::alive::is_silent;
 use crate::explain::{last_progress, remarks, verdict};
 use crate::history::{Run, newest};
 use crate::hop::{hop, where_to_look};
@@ -14,6 +14,9 @@ use crate::timeline::{details, duration, escape, failure};
 
 /// Seconds after which a page asks for itself again while something on it still changes.
 const REFRESH_SECONDS: u32 = 3;
+
+/// The account of the local system, which has no console.
+const LOCAL_ACCOUNT: &str = ":000000000000:";
 
 /// What a page links to.
 #[derive(Debug, Clone, Default)]
@@ -84,7 +87,6 @@ pub fn session_page(
                 @if let Some(event) = run.failure() {
                     p { "Cause: " b { (failure(event).unwrap_or_default()) } }
                 }
-                @if let Some(alive) = alive(run, now) { p { (alive) "." } }
                 @if standing != Standing::Completed {
                     @let commands = where_to_look(run, hop(run));
                     @if let Some((_, command)) = commands.first().and_then(|line| line.split_once(": ")) {
@@ -126,6 +128,7 @@ fn places(id: &str, run: &Run, links: &Links) -> Markup {
     let arn = run.invocation_id;
     let region = arn.split(':').nth(3).filter(|region| {
         arn.starts_with("arn:aws:states:")
+            && !arn.contains(LOCAL_ACCOUNT)
             && region.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
     });
     html! {
