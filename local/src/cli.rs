@@ -184,6 +184,16 @@ pub fn options(agent: AgentArgs) -> Result<Options> {
     })
 }
 
+/// The commands of a text, as somebody runs them who has installed the programs and not cargo.
+pub fn as_installed(text: &str) -> String {
+    // cargo sets it for what it runs.
+    if std::env::var_os("CARGO").is_some() {
+        return text.to_owned();
+    }
+    text.replace("cargo run --bin agent-journal --", "agent-journal")
+        .replace("cargo run --", "agent-local")
+}
+
 /// The signals that ask this process to stop.
 pub struct Stop(Vec<tokio::signal::unix::Signal>);
 

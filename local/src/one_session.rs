@@ -17,7 +17,7 @@ use serde_json::json;
 use testing::TABLE_NAME;
 use uuid::Uuid;
 
-use crate::cli::{SessionArgs, Stop, options};
+use crate::cli::{SessionArgs, Stop, as_installed, options};
 
 /// How often the journal is read while a session is shown.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
@@ -57,7 +57,7 @@ pub async fn one_session(args: SessionArgs) -> Result<ExitCode> {
         write!(out, "\n{}", local::trace::tree(&trace_id, &spans))?;
     }
     if code.is_ok() {
-        writeln!(out, "\n{TRY_NEXT}")?;
+        writeln!(out, "\n{}", as_installed(TRY_NEXT))?;
     }
     code
 }

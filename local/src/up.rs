@@ -18,7 +18,7 @@ use testing::{CREDENTIAL, REGION, TABLE_NAME};
 use uuid::Uuid;
 use workflow::Definition;
 
-use crate::cli::{Stop, UpArgs, options};
+use crate::cli::{Stop, UpArgs, as_installed, options};
 
 /// What another terminal reads to reach this system and not AWS.
 const ENVIRONMENT_FILE: &str = ".local/env";
@@ -99,6 +99,7 @@ Call the agent's entrypoint directly, and show what it journaled:
 
 Ctrl-C stops it."
     );
+    let text = as_installed(&text);
     // A terminal that does not scroll (Ctrl-S) must not hold up the system.
     std::thread::spawn(move || writeln!(io::stdout(), "{text}"));
     tokio::select! {
