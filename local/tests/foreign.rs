@@ -383,6 +383,8 @@ async fn the_same_sessions_leave_the_same_journals() {
     let (output, shown) = stack.session(&["events", &twice, "--all", "--json"]);
     assert_eq!((output.status.code(), shown.lines().count()), (Some(0), 13), "{shown}");
 
+    listed_and_logged(&engine, &stack, &twice).await;
+
     let few = Deployed::new(&engine, "few", 3).await;
     let (error, cause) = few.run(&id(), json!({"prompt": "forever"})).await.unwrap_err();
     assert_eq!(error, "PollAttemptsSpent");
@@ -408,9 +410,46 @@ async fn the_same_sessions_leave_the_same_journals() {
     check_history("invocation-failed", &few.events(&name).await);
 }
 
+/// The operator's list, the logs in CloudWatch Logs, and a page.
+async fn listed_and_logged(engine: &Ministack, stack: &Deployed<'_>, twice: &str) {
+    let (output, shown) = stack.session(&["list", "--json", "--failed", "--since", "1h"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let listed = shown.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let failed = Vec::from_iter(listed.filter(|it| it["id"] == twice));
+    assert_eq!(failed.len(), 1, "{shown}");
+    assert_eq!(failed[0]["why"], "AgentError: wrong input (exit status: 1)");
+    assert!(shown.contains("\"SessionIdInvalid\""), "{shown}");
+
+    let (group, stream) = ("/agents", "container");
+    let logs = async |operation: &str, body: Value| {
+        call(engine, "logs", &format!("Logs_20140328.{operation}"), body).await
+    };
+    logs("CreateLogGroup", json!({"logGroupName": group})).await;
+    logs("CreateLogStream", json!({"logGroupName": group, "logStreamName": stream})).await;
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64;
+    let message = |text: &str, id: &str| {
+        json!({"fields": {"message": text}, "target": "agent::stderr", "spans": [{"session_id": id}]}).to_string()
+    };
+    let events = [
+        json!({"timestamp": now, "message": message("wrong input", twice)}),
+        json!({"timestamp": now + 1, "message": message("of another session", "other")}),
+    ];
+    let put = json!({"logGroupName": group, "logStreamName": stream, "logEvents": events});
+    logs("PutLogEvents", put).await;
+    let (output, shown) = stack.session(&["logs", twice, "--agent", "--agent-log-group", group]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(shown.lines().count(), 1, "{shown}");
+    assert!(shown.contains("agent: wrong input"), "{shown}");
+    let (output, _) = stack.session(&["logs", twice, "--agent"]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("set AGENT_LOG_GROUP (deploy.sh prints it)"), "{stderr}");
+    let (_, page) = stack.session(&["page", twice]);
+    assert!(page.contains("<h1>The session completed."), "{page}");
+}
+
 /// A call of one of the engine's services that take JSON.
-async fn call(engine: &Ministack, target: &str, body: Value) -> Value {
-    let scope = format!("Credential={CREDENTIAL}/20260101/{REGION}/events/aws4_request");
+async fn call(engine: &Ministack, service: &str, target: &str, body: Value) -> Value {
+    let scope = format!("Credential={CREDENTIAL}/20260101/{REGION}/{service}/aws4_request");
     let authorization = format!("AWS4-HMAC-SHA256 {scope}, SignedHeaders=host, Signature=0");
     let request = engine
         .client
@@ -502,7 +541,7 @@ async fn the_alarm_for_tampering_hears_of_what_no_writer_does_and_of_nothing_els
         let mut heard = false;
         for pattern in &patterns {
             let body = json!({"EventPattern": pattern, "Event": record.to_string()});
-            let answer = call(&engine, "AWSEvents.TestEventPattern", body).await;
+            let answer = call(&engine, "events", "AWSEvents.TestEventPattern", body).await;
             heard |= answer["Result"] == true;
         }
         assert_eq!(heard, expected, "{record}");

@@ -118,6 +118,11 @@ impl Stack {
         self.log(local::system::AGENT) + &self.log(local::system::INVOKER)
     }
 
+    /// Where they log, for as long as the stack's folder is kept.
+    pub fn folder(&self) -> PathBuf {
+        self.logs.path().to_owned()
+    }
+
     /// What one of them logged.
     pub fn log(&self, name: &str) -> String {
         std::fs::read_to_string(self.logs.path().join(format!("{name}.log"))).unwrap()
