@@ -5,13 +5,30 @@ use journal::{SignKind, Timestamp};
 use crate::history::Run;
 use crate::timeline::{age, ago};
 
+/// Seconds without a sign of life after which the workflow gives a session up, by default.
+const PATIENCE_SECONDS: u64 = 120;
+
 /// Whether the run's open task gives signs of life, and has been silent for three of them at `now`.
 pub(crate) fn is_silent(run: &Run, now: Timestamp) -> bool {
-    let (Some(task), Some(signs)) = (run.open_task(), &run.signs) else { return false };
+    silence(run, now).is_some_and(|(silent, heartbeat)| silent > 3 * heartbeat)
+}
+
+/// How much longer the workflow waits for a silent task, in words.
+pub(crate) fn patience_left(run: &Run, now: Timestamp) -> Option<String> {
+    let (silent, _) = silence(run, now).filter(|_| is_silent(run, now) && run.is_workflows())?;
+    Some(match PATIENCE_SECONDS.checked_sub(silent) {
+        Some(left) => format!("By default, the workflow gives the session up in about {left} s."),
+        None => "By default, the workflow gives the session up within the next minute.".to_owned(),
+    })
+}
+
+/// For how many seconds the run's open task has given no sign of life, and how often it is to give one.
+fn silence(run: &Run, now: Timestamp) -> Option<(u64, u64)> {
+    let (signs, task) = (run.signs.as_ref()?, run.open_task()?);
     let beat = signs.iter().find(|sign| sign.kind == SignKind::Beat);
-    let last = beat.and_then(|beat| beat.timestamp).or(task.timestamp.parse().ok());
-    let silent = last.map_or(0, |last| now.as_micros() - last.as_micros()) / 1_000_000;
-    u64::try_from(silent).unwrap_or_default() > 3 * task.heartbeat_seconds.unwrap_or_default()
+    let last = beat.and_then(|beat| beat.timestamp).or(task.timestamp.parse().ok())?;
+    let silent = (now.as_micros() - last.as_micros()) / 1_000_000;
+    Some((u64::try_from(silent).unwrap_or_default(), task.heartbeat_seconds.unwrap_or_default()))
 }
 
 /// How long ago, before `until`, the run's open task gave its last sign of life, and how long its
@@ -21,9 +38,7 @@ pub(crate) fn alive(run: &Run, until: Timestamp) -> Option<String> {
     let beat = signs.iter().find(|sign| sign.kind == SignKind::Beat);
     let last = beat.and_then(|beat| beat.timestamp);
     let heartbeat = started.heartbeat_seconds.unwrap_or_default();
-    let since = last.or(started.timestamp.parse().ok());
-    let silent = since.map_or(0, |time| until.as_micros() - time.as_micros()) / 1_000_000;
-    let silent = u64::try_from(silent).unwrap_or_default();
+    let silent = silence(run, until).map_or(0, |(silent, _)| silent);
     let mut sign = match last {
         Some(time) => format!("sign of life {} ago", age(time, until)),
         None if silent <= heartbeat => {

@@ -4,7 +4,7 @@
 use journal::{Ending, Timestamp};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use crate::alive::is_silent;
+use crate::alive::{is_silent, patience_left};
 use crate::explain::{last_progress, remarks, verdict};
 use crate::history::{Run, newest};
 use crate::hop::{hop, where_to_look};
@@ -87,6 +87,7 @@ pub fn session_page(
                 @if let Some(event) = run.failure() {
                     p { "Cause: " b { (failure(event).unwrap_or_default()) } }
                 }
+                @if let Some(left) = patience_left(run, now) { p { (left) } }
                 @if standing != Standing::Completed {
                     @let commands = where_to_look(run, hop(run));
                     @if let Some((_, command)) = commands.first().and_then(|line| line.split_once(": ")) {
