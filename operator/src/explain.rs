@@ -34,11 +34,9 @@ pub fn explain_with(runs: &[Run], now: Timestamp, traces_url: Option<&str>) -> S
     if let Ending::Completed(end) = run.ending {
         lines.extend(result(end).map(|result| format!("Its result: {result}")));
     } else {
-        let hop = hop(run);
-        let verb = if run.ending == Ending::Running { "It is at" } else { "It stopped at" };
-        lines.push(format!("{verb}: {hop}"));
+        lines.push(stopped_at(run));
         lines.extend(last_progress(run));
-        lines.extend(where_to_look(run, hop));
+        lines.extend(where_to_look(run, hop(run)));
     }
     let url = traces_url.map(|url| format!("{}/", url.trim_end_matches('/'))).unwrap_or_default();
     lines.extend(run.trace_id().map(|trace| format!("Its trace: {url}{}", escape(trace))));
@@ -119,6 +117,12 @@ pub(crate) fn verdict(run: &Run, now: Timestamp) -> String {
         }
     };
     format!("The session failed: {}.", why.trim_end_matches('.'))
+}
+
+/// The step at which a run without a good end is.
+pub(crate) fn stopped_at(run: &Run) -> String {
+    let verb = if run.ending == Ending::Running { "It is at" } else { "It stopped at" };
+    format!("{verb}: {}", hop(run))
 }
 
 /// The agent's newest progress.

@@ -5,15 +5,19 @@ use journal::{Ending, Timestamp};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::alive::{is_silent, patience_left};
-use crate::explain::{last_progress, remarks, verdict};
+use crate::explain::{last_progress, remarks, stopped_at, verdict};
 use crate::history::{Run, newest};
 use crate::hop::{hop, where_to_look};
 use crate::lanes::{Bar, Lane, State, lanes};
 use crate::listing::{Listed, Standing, counted};
+use crate::sessions::Filter;
 use crate::timeline::{details, duration, escape, failure};
 
 /// Seconds after which a page asks for itself again while something on it still changes.
 const REFRESH_SECONDS: u32 = 3;
+
+/// Most sessions on the page with the list.
+pub(crate) const LISTED: usize = 100;
 
 /// The account of the local system, which has no console.
 const LOCAL_ACCOUNT: &str = ":000000000000:";
@@ -25,6 +29,8 @@ pub struct Links {
     pub traces_url: Option<String>,
     /// Whether the page is served, so that it can refresh itself and has a list beside it.
     pub served: bool,
+    /// Whether its reader has stopped it from refreshing itself.
+    pub paused: bool,
 }
 
 /// The frame of every page.
@@ -45,6 +51,25 @@ fn document(title: &str, refresh: bool, content: &Markup) -> String {
         }
     };
     markup.into_string()
+}
+
+/// When the page was made, and how it is kept fresh. `pause` and `resume` are the links that stop and start
+/// that.
+fn made(now: Timestamp, refresh: Option<bool>, pause: &str, resume: &str) -> Markup {
+    html! {
+        p.dim {
+            "As of " (day_and_time(&now.to_string())) " UTC. "
+            @match refresh {
+                Some(true) => { "Refreshed every " (REFRESH_SECONDS) " seconds. " a href=(pause) { "Pause" } },
+                Some(false) => { "Paused. " a href=(resume) { "Refresh" } },
+                None => {},
+            }
+        }
+    }
+}
+
+fn day_and_time(timestamp: &str) -> String {
+    timestamp.get(..19).unwrap_or_default().replace('T', " ")
 }
 
 /// How the newest run stands.
@@ -77,6 +102,7 @@ pub fn session_page(
     let is_running = run.ending == Ending::Running && !run.has_expired(now) && unwatched.is_none();
     let standing = standing(run, now);
     let (lanes, end) = lanes(run, now);
+    let refresh = (links.served && is_running).then_some(!links.paused);
     let content = html! {
         @if links.served { nav { a href="/" { "All sessions" } } }
         main {
@@ -89,6 +115,8 @@ pub fn session_page(
                 }
                 @if let Some(left) = patience_left(run, now) { p { (left) } }
                 @if standing != Standing::Completed {
+                    p { (stopped_at(run)) }
+                    @if let Some(progress) = last_progress(run) { p { (progress) } }
                     @let commands = where_to_look(run, hop(run));
                     @if let Some((_, command)) = commands.first().and_then(|line| line.split_once(": ")) {
                         p.dim { "Next:" code.copy { (command) } }
@@ -98,7 +126,6 @@ pub fn session_page(
             h2 { "Where the time went" }
             (lanes_table(&lanes, end))
             @for remark in remarks(run, runs.len()) { p { (remark) } }
-            @if let Some(progress) = last_progress(run) { p { (progress) } }
             @if !run.has_expired(now) {
                 @for defect in &run.defects { p { "The history is broken: " (defect) "." } }
             }
@@ -120,9 +147,10 @@ pub fn session_page(
             ul { (places(id, run, links)) }
             h2 { "Events" }
             (events_table(run))
+            (made(now, refresh, "?pause=true", "?"))
         }
     };
-    document(&format!("{standing}: session {id}"), links.served && is_running, &content)
+    document(&format!("{standing}: session {id}"), refresh == Some(true), &content)
 }
 
 fn places(id: &str, run: &Run, links: &Links) -> Markup {
@@ -210,6 +238,7 @@ fn events_table(run: &Run) -> Markup {
     html! {
         div.wide {
             table {
+                @if let Some(entry) = run.entries.first() { caption { "The first event: " (day_and_time(&entry.event.timestamp)) " UTC." } }
                 thead { tr { th scope="col" { "After" } th scope="col" { "Time (UTC)" } th scope="col" { "By" } th scope="col" { "Event" } th scope="col" { "Text" } } }
                 tbody {
                     @for entry in &run.entries {
@@ -219,7 +248,7 @@ fn events_table(run: &Run) -> Markup {
                             td.mono { (event.timestamp.get(11..23).unwrap_or(&event.timestamp)) }
                             td { (escape(&event.source)) }
                             td.mono.standing[event.status.is_failure()].failed[event.status.is_failure()] { (escape(event.status.as_str())) }
-                            td { (failure(event).or_else(|| event.message.as_deref().map(escape)).unwrap_or_default()) }
+                            td.long { (failure(event).or_else(|| event.message.as_deref().map(escape)).unwrap_or_default()) }
                         }
                     }
                 }
@@ -228,31 +257,31 @@ fn events_table(run: &Run) -> Markup {
     }
 }
 
-/// A page that says why there is none. It tries again.
+/// A page that says why there is none.
 #[must_use]
-pub fn problem_page(problem: &str) -> String {
+pub fn problem_page(problem: &str, tries_again: bool) -> String {
     document(
         "No answer",
-        true,
+        tries_again,
         &html! { main { div.verdict.failed { h1 { "No answer" } p { (escape(problem)) } } } },
     )
 }
 
-/// What a list shows.
-pub const FILTERS: [(&str, &str); 4] =
-    [("", "all"), ("failed", "failed"), ("running", "running"), ("lost", "lost")];
-
-/// The page with the list: what needs attention first. `filter` is one of [`FILTERS`].
+/// The page with the list: what needs attention first.
 #[must_use]
-pub fn list_page(sessions: &[Listed], filter: &str) -> String {
+pub fn list_page(sessions: &[Listed], filter: Filter, now: Timestamp, paused: bool) -> String {
+    let link = |filter: Filter| format!("/?show={}", filter.as_str());
     let mut sorted = Vec::from_iter(sessions);
     sorted.sort_by_key(|session| session.standing);
     let content = html! {
         main {
             h1 { (counted(sessions)) }
+            @if sessions.len() >= LISTED {
+                p { "These are the newest " (LISTED) ". More: " code.copy { "agent-journal list --limit 1000" } }
+            }
             nav aria-label="Filter" {
-                @for (value, name) in FILTERS {
-                    @if value == filter { b { (name) } } @else { a href={ "/?show=" (value) } { (name) } }
+                @for other in Filter::ALL {
+                    @if other == filter { b aria-current="page" { (other.as_str()) } } @else { a href=(link(other)) { (other.as_str()) } }
                 }
             }
             div.wide {
@@ -262,17 +291,18 @@ pub fn list_page(sessions: &[Listed], filter: &str) -> String {
                         @for session in sorted {
                             tr class=(session.standing) {
                                 td.standing { (session.standing) }
-                                td.mono { a href={ "/sessions/" (session.id) } { (session.id) } }
+                                th.mono scope="row" { a href={ "/sessions/" (session.id) } { (session.id) } }
                                 td { (session.place.as_deref().unwrap_or_default()) }
-                                td { (session.why.as_deref().map(escape).unwrap_or_default()) }
-                                td { (session.started.get(..19).unwrap_or_default().replace('T', " ")) }
+                                td.long { (session.why.as_deref().map(escape).unwrap_or_default()) }
+                                td.when { (day_and_time(&session.started)) }
                                 td.num { (duration(session.micros)) }
                             }
                         }
                     }
                 }
             }
+            (made(now, Some(!paused), &format!("{}&pause=true", link(filter)), &link(filter)))
         }
     };
-    document("Sessions", true, &content)
+    document("Sessions", !paused, &content)
 }

@@ -8,6 +8,7 @@ use aws_sdk_sfn::primitives::DateTime;
 use aws_sdk_sfn::types::ExecutionListItem;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use journal::{Event, Journal, ReadError, SdkFault, SessionId, Timestamp};
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::history::{Run, runs};
@@ -20,9 +21,11 @@ const AT_A_TIME: usize = 16;
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Which sessions are listed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Filter {
     /// All of them.
+    #[default]
     All,
     /// Those that failed, were lost, or are not watched any more.
     Failed,
@@ -33,6 +36,19 @@ pub enum Filter {
 }
 
 impl Filter {
+    /// All filters, as they are offered.
+    pub(crate) const ALL: [Self; 4] = [Self::All, Self::Failed, Self::Running, Self::Lost];
+
+    /// Its name on the page.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Failed => "failed",
+            Self::Running => "running",
+            Self::Lost => "lost",
+        }
+    }
+
     /// Whether an execution of this status may be wanted.
     fn may_want(self, status: &str) -> bool {
         match (self, status) {

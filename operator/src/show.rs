@@ -80,7 +80,7 @@ pub async fn page(
         Some(run) => unwatched(&Client::new(config), run, id).await,
         None => None,
     };
-    let (now, links) = (SystemTime::now().into(), Links { traces_url, served: false });
+    let (now, links) = (SystemTime::now().into(), Links { traces_url, ..Links::default() });
     let page = session_page(id.as_str(), &runs, now, unwatched.as_deref(), &links);
     writeln!(std::io::stdout(), "{page}")?;
     Ok(ExitCode::SUCCESS)

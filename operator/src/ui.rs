@@ -18,11 +18,8 @@ use serde::Deserialize;
 
 use crate::execution_end::unwatched;
 use crate::history::{newest, runs};
-use crate::page::{Links, list_page, problem_page, session_page};
+use crate::page::{LISTED, Links, list_page, problem_page, session_page};
 use crate::sessions::{Filter, sessions, with_signs};
-
-/// Sessions on the page with the list.
-const LISTED: usize = 100;
 
 /// What the pages are made of.
 #[derive(Clone)]
@@ -37,10 +34,12 @@ pub struct Ui {
     pub traces_url: Option<String>,
 }
 
-#[derive(Deserialize)]
+/// What stands behind a page's question mark.
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct Show {
-    #[serde(default)]
-    show: String,
+    show: Filter,
+    pause: bool,
 }
 
 impl Ui {
@@ -59,56 +58,56 @@ impl Ui {
         Ok(server.workers(1).disable_signals().listen(listener)?.run())
     }
 
-    async fn list(&self, show: &str) -> Result<String> {
-        let filter = match show {
-            "failed" => Filter::Failed,
-            "running" => Filter::Running,
-            "lost" => Filter::Lost,
-            _ => Filter::All,
-        };
+    async fn list(&self, show: &Show) -> Result<String> {
         let state_machine = &self.state_machine;
         let listed =
-            sessions(&self.workflows, &self.journal, state_machine, filter, None, LISTED).await?;
-        Ok(list_page(&listed, show))
+            sessions(&self.workflows, &self.journal, state_machine, show.show, None, LISTED)
+                .await?;
+        Ok(list_page(&listed, show.show, SystemTime::now().into(), show.pause))
     }
 
-    async fn session(&self, id: &SessionId) -> Result<String> {
+    async fn session(&self, id: &SessionId, paused: bool) -> Result<String> {
         let events = self.journal.events(id).await?;
         let runs = with_signs(&self.journal, id, runs(&events)).await?;
         let unwatched = match newest(&runs) {
             Some(run) => unwatched(&self.workflows, run, id).await,
             None => None,
         };
-        let links = Links { traces_url: self.traces_url.clone(), served: true };
+        let links = Links { traces_url: self.traces_url.clone(), served: true, paused };
         let now = SystemTime::now().into();
         Ok(session_page(id.as_str(), &runs, now, unwatched.as_deref(), &links))
     }
 }
 
 async fn list(ui: Data<Ui>, show: Query<Show>) -> HttpResponse {
-    answer(ui.list(&show.show).await)
+    answer(ui.list(&show).await)
 }
 
-async fn session(ui: Data<Ui>, id: Path<String>) -> HttpResponse {
+async fn session(ui: Data<Ui>, id: Path<String>, show: Query<Show>) -> HttpResponse {
     match id.parse::<SessionId>() {
-        Ok(id) => answer(ui.session(&id).await),
-        Err(error) => answer(Err(error.into())),
+        Ok(id) => answer(ui.session(&id, show.pause).await),
+        Err(error) => page(StatusCode::BAD_REQUEST, problem_page(&error.to_string(), false)),
     }
 }
 
-fn answer(page: Result<String>) -> HttpResponse {
-    let (status, page) = match page {
-        Ok(page) => (StatusCode::OK, page),
+fn answer(text: Result<String>) -> HttpResponse {
+    match text {
+        Ok(text) => page(StatusCode::OK, text),
         // A page that cannot be read now may be read in a moment.
-        Err(error) => (StatusCode::BAD_GATEWAY, problem_page(&display_chain(error.as_ref()))),
-    };
+        Err(error) => {
+            page(StatusCode::BAD_GATEWAY, problem_page(&display_chain(error.as_ref()), true))
+        }
+    }
+}
+
+fn page(status: StatusCode, text: String) -> HttpResponse {
     HttpResponse::build(status)
         .content_type("text/html; charset=utf-8")
         .insert_header((CACHE_CONTROL, "no-store"))
         .insert_header(("x-frame-options", "DENY"))
         .insert_header(("x-content-type-options", "nosniff"))
         .insert_header(("referrer-policy", "no-referrer"))
-        .body(page)
+        .body(text)
 }
 
 /// Refuses what a web page of somebody else may send: by a name that leads here, or from its origin.
