@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD as STANDARD;
-use journal::{Event, SessionId};
+use journal::{Ending, Event, SessionId};
 use local::step_functions::{self, STATE_MACHINE_ARN};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -177,6 +177,9 @@ async fn every_history_is_a_page_with_its_verdict_and_its_open_bar_first() {
         let stable = |text: &str| text.split(" ago").next().unwrap()[..40].to_owned();
         assert_eq!(stable(&verdict), stable(explained.lines().next().unwrap()), "{name}");
         let run = newest(&runs).unwrap();
+        // The end is announced only of a run that has none.
+        let announced = browser.text(".verdict").await.contains("gives the session up");
+        assert!(!announced || run.ending == Ending::Running, "{name}");
         assert_eq!(browser.count(".wide tbody tr").await, run.entries.len(), "{name}");
         let started =
             run.open.iter().any(|event| event.status.as_str() == "AGENT_BACKGROUND_TASK_STARTED");

@@ -13,9 +13,9 @@ pub(crate) fn is_silent(run: &Run, now: Timestamp) -> bool {
     silence(run, now).is_some_and(|(silent, heartbeat)| silent > 3 * heartbeat)
 }
 
-/// How much longer the workflow waits for a silent task, in words.
+/// How much longer the workflow waits for a task that is silent, in words.
 pub(crate) fn patience_left(run: &Run, now: Timestamp) -> Option<String> {
-    let (silent, _) = silence(run, now).filter(|_| is_silent(run, now) && run.is_workflows())?;
+    let (silent, _) = silence(run, now).filter(|_| run.is_workflows())?;
     Some(match PATIENCE_SECONDS.checked_sub(silent) {
         Some(left) => format!("By default, the workflow gives the session up in about {left} s."),
         None => "By default, the workflow gives the session up within the next minute.".to_owned(),

@@ -113,7 +113,9 @@ pub fn session_page(
                 @if let Some(event) = run.failure() {
                     p { "Cause: " b { (failure(event).unwrap_or_default()) } }
                 }
-                @if let Some(left) = patience_left(run, now) { p { (left) } }
+                @if standing == Standing::Silent && is_running {
+                    @if let Some(left) = patience_left(run, now) { p { (left) } }
+                }
                 @if standing != Standing::Completed {
                     p { (stopped_at(run)) }
                     @if let Some(progress) = last_progress(run) { p { (progress) } }
