@@ -54,7 +54,7 @@ try() {
   memory=$(awk '/VmRSS/ {print $2}' "/proc/$pid/status")
   [[ $(awk '/^Uid/ {print $2}' "/proc/$pid/status") == 10001 ]]
   curl --silent --fail --output /dev/null 127.0.0.1:$port/invocations --data "{\"session_id\": \"$session\", \"prompt\": \"a b c\"}"
-  until "$journal" events "$session" | grep --quiet "$before"; do kill -0 $container; sleep 0.1; done
+  until [[ $("$journal" events "$session") == *"$before"* ]]; do kill -0 $container; sleep 0.1; done
   stopping=$(now)
   kill -TERM $container
   wait $container

@@ -112,11 +112,8 @@ async fn the_real_error_of_bedrock_is_the_cause_of_a_strands_agents_failure() {
         let (error, explained) = explained(&stack, json!({"prompt": "hi"})).await;
         assert_eq!(error, error_type);
         assert_eq!(explained.lines().nth(1), Some(cause), "{explained}");
-        assert_eq!(
-            explained.matches("Traceback (most recent call last):").count(),
-            1,
-            "{explained}"
-        );
+        // The traceback is shown once. Its first lines are cut if the paths of the packages are long.
+        assert_eq!(explained.matches(", in _make_api_call").count(), 1, "{explained}");
         stack.system.stop().await;
     }
 }
