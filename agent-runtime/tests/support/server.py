@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 busy_until = 0.0
 endless_ping = False
+dying = False
 
 
 def terminated(*_):
@@ -35,6 +36,8 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
+        if dying:  # A ping may come between the answer and the end.
+            os._exit(5)
         if endless_ping:
             self.send_response(200)
             self.end_headers()
@@ -44,7 +47,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200, json.dumps({"status": "HealthyBusy" if busy else "Healthy", "time_of_last_update": 1}))
 
     def do_POST(self):
-        global busy_until, endless_ping
+        global busy_until, endless_ping, dying
         body = self.rfile.read(int(self.headers["content-length"])).decode()
         task = json.loads(body)
         do = task["do"]
@@ -82,6 +85,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             os._exit(5)
         elif do == "answer and die":
+            dying = True
             self.answer(200, "7")
             self.wfile.flush()
             os._exit(5)
