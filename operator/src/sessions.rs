@@ -54,8 +54,8 @@ impl Filter {
         match (self, status) {
             (Self::All, _) => true,
             (Self::Running, status) => status == "RUNNING",
-            (Self::Failed, status) => !matches!(status, "RUNNING" | "SUCCEEDED"),
-            (Self::Lost, status) => status != "SUCCEEDED",
+            // The journal says that a session has failed before its execution has ended.
+            (Self::Failed | Self::Lost, status) => status != "SUCCEEDED",
         }
     }
 
