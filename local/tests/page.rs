@@ -265,7 +265,7 @@ async fn a_hostile_message_is_a_text_and_ten_thousand_events_are_a_page() {
     assert!(asked.iter().all(|asked| asked.starts_with(&url)), "{asked:?}");
 }
 
-/// Fails, is silent for ever, or gives 7, as its input says.
+/// Fails, never ends, or gives 7, as its input says.
 const MIXED: &str = "sh -c 'read -r input; case $input in *fails*) echo no such model >&2; exit 1;; *hangs*) sleep 600;; esac; echo 7'";
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,6 +17,7 @@ mod explain;
 pub mod history;
 mod hop;
 mod lanes;
+mod list_page;
 pub mod listing;
 pub mod log_line;
 pub mod page;

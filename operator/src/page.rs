@@ -1,4 +1,4 @@
-//! A session, and a list of them, as pages of HTML. A page is whole in itself: no script, no picture, no
+//! A session as a page of HTML, and the frame of every page. A page is whole in itself: no script, no picture, no
 //! request to anywhere.
 
 use journal::{Ending, Timestamp};
@@ -9,15 +9,11 @@ use crate::explain::{last_progress, remarks, stopped_at, verdict};
 use crate::history::{Run, newest};
 use crate::hop::{hop, where_to_look};
 use crate::lanes::{Bar, Lane, State, lanes};
-use crate::listing::{Listed, Standing, counted};
-use crate::sessions::Filter;
+use crate::listing::Standing;
 use crate::timeline::{details, duration, escape, failure};
 
 /// Seconds after which a page asks for itself again while something on it still changes.
 const REFRESH_SECONDS: u32 = 3;
-
-/// Most sessions on the page with the list.
-pub(crate) const LISTED: usize = 100;
 
 /// The account of the local system, which has no console.
 const LOCAL_ACCOUNT: &str = ":000000000000:";
@@ -34,7 +30,7 @@ pub struct Links {
 }
 
 /// The frame of every page.
-fn document(title: &str, refresh: bool, content: &Markup) -> String {
+pub(crate) fn document(title: &str, refresh: bool, content: &Markup) -> String {
     let markup = html! {
         (DOCTYPE)
         html lang="en" {
@@ -55,7 +51,7 @@ fn document(title: &str, refresh: bool, content: &Markup) -> String {
 
 /// When the page was made, and how it is kept fresh. `pause` and `resume` are the links that stop and start
 /// that.
-fn made(now: Timestamp, refresh: Option<bool>, pause: &str, resume: &str) -> Markup {
+pub(crate) fn made(now: Timestamp, refresh: Option<bool>, pause: &str, resume: &str) -> Markup {
     html! {
         p.dim {
             "As of " (day_and_time(&now.to_string())) " UTC. "
@@ -68,7 +64,7 @@ fn made(now: Timestamp, refresh: Option<bool>, pause: &str, resume: &str) -> Mar
     }
 }
 
-fn day_and_time(timestamp: &str) -> String {
+pub(crate) fn day_and_time(timestamp: &str) -> String {
     timestamp.get(..19).unwrap_or_default().replace('T', " ")
 }
 
@@ -267,44 +263,4 @@ pub fn problem_page(problem: &str, tries_again: bool) -> String {
         tries_again,
         &html! { main { div.verdict.failed { h1 { "No answer" } p { (escape(problem)) } } } },
     )
-}
-
-/// The page with the list: what needs attention first.
-#[must_use]
-pub fn list_page(sessions: &[Listed], filter: Filter, now: Timestamp, paused: bool) -> String {
-    let link = |filter: Filter| format!("/?show={}", filter.as_str());
-    let mut sorted = Vec::from_iter(sessions);
-    sorted.sort_by_key(|session| session.standing);
-    let content = html! {
-        main {
-            h1 { (counted(sessions)) }
-            @if sessions.len() >= LISTED {
-                p { "These are the newest " (LISTED) ". More: " code.copy { "agent-journal list --limit 1000" } }
-            }
-            nav aria-label="Filter" {
-                @for other in Filter::ALL {
-                    @if other == filter { b aria-current="page" { (other.as_str()) } } @else { a href=(link(other)) { (other.as_str()) } }
-                }
-            }
-            div.wide {
-                table {
-                    thead { tr { th scope="col" { "Standing" } th scope="col" { "Session" } th scope="col" { "Where" } th scope="col" { "Why" } th scope="col" { "Started (UTC)" } th scope="col" { "Took" } } }
-                    tbody {
-                        @for session in sorted {
-                            tr class=(session.standing) {
-                                td.standing { (session.standing) }
-                                th.mono scope="row" { a href={ "/sessions/" (session.id) } { (session.id) } }
-                                td { (session.place.as_deref().unwrap_or_default()) }
-                                td.long { (session.why.as_deref().map(escape).unwrap_or_default()) }
-                                td.when { (day_and_time(&session.started)) }
-                                td.num { (duration(session.micros)) }
-                            }
-                        }
-                    }
-                }
-            }
-            (made(now, Some(!paused), &format!("{}&pause=true", link(filter)), &link(filter)))
-        }
-    };
-    document("Sessions", !paused, &content)
 }

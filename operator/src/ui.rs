@@ -18,7 +18,8 @@ use serde::Deserialize;
 
 use crate::execution_end::unwatched;
 use crate::history::{newest, runs};
-use crate::page::{LISTED, Links, list_page, problem_page, session_page};
+use crate::list_page::{LISTED, list_page};
+use crate::page::{Links, problem_page, session_page};
 use crate::sessions::{Filter, sessions, with_signs};
 
 /// What the pages are made of.

@@ -129,7 +129,7 @@ fn after_frames<'a>(lines: &[&'a str]) -> Option<&'a str> {
     lines.iter().copied().find(|line| !line.is_empty() && !line.starts_with([' ', '\t', '>']))
 }
 
-/// The first exception of a group, and of the groups in it, that is none itself.
+/// The first exception in a group that is not a group itself. Groups may be nested.
 fn first_of_group<'a>(lines: &[&'a str]) -> Option<&'a str> {
     let mut members = lines.split(|line| line.contains("---------------- "));
     let group = members.next()?.iter().map(|line| inner(line));
