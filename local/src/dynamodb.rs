@@ -38,20 +38,27 @@ pub fn start(file: Option<&Path>, port: u16) -> Result<(Table, Server)> {
 async fn answer(http: HttpRequest, body: Bytes, database: Data<Database>) -> HttpResponse {
     let target = http.headers().get("x-amz-target").and_then(|value| value.to_str().ok());
     let operation = target.and_then(|target| target.strip_prefix("DynamoDB_20120810."));
-    let (status, body) = match serve(&database, operation.unwrap_or_default(), &body) {
-        Ok(body) => (StatusCode::OK, body),
-        Err(error) => {
-            let status = StatusCode::from_u16(error.status_code()).unwrap_or_default();
-            (status, error.to_json())
-        }
-    };
-    HttpResponse::build(status)
+    let (status, body) = serve(&database, operation.unwrap_or_default(), &body);
+    HttpResponse::build(StatusCode::from_u16(status).unwrap_or_default())
         .content_type("application/x-amz-json-1.0")
         .insert_header(("x-amzn-requestid", Uuid::new_v4().to_string()))
         .body(body)
 }
 
-fn serve(database: &Database, operation: &str, body: &[u8]) -> Result<String, DynoxideError> {
+/// The status and the body with which the engine answers a request.
+#[must_use]
+pub fn serve(database: &Database, operation: &str, body: &[u8]) -> (u16, String) {
+    match call_operation(database, operation, body) {
+        Ok(body) => (200, body),
+        Err(error) => (error.status_code(), error.to_json()),
+    }
+}
+
+fn call_operation(
+    database: &Database,
+    operation: &str,
+    body: &[u8],
+) -> Result<String, DynoxideError> {
     match operation {
         "BatchGetItem" => call(body, |request| database.batch_get_item(request)),
         "BatchWriteItem" => call(body, |request| database.batch_write_item(request)),

@@ -85,6 +85,8 @@ pub struct System {
     /// Serves the table, if nobody else does.
     dynamodb: Option<Server>,
     pub(crate) lambda: Lambda,
+    /// With which the state machine calls DynamoDB.
+    pub(crate) client: reqwest::Client,
     machine: StateMachine,
 }
 
@@ -95,6 +97,14 @@ impl System {
     /// If a port is taken, a child does not start, or the state machine cannot be run here.
     pub async fn start(options: &Options) -> Result<Self> {
         let (table, server) = dynamodb::start(options.database.as_deref(), options.dynamodb_port)?;
+        Ok(Self { dynamodb: Some(server), ..Self::start_on(options, table).await? })
+    }
+
+    /// Starts the rest on a table.
+    ///
+    /// # Errors
+    /// As [`System::start`].
+    pub async fn start_on(options: &Options, table: Table) -> Result<Self> {
         let level =
             std::env::var("RUST_LOG").unwrap_or_else(|_| "info,actix_server=warn".to_owned());
         let mut environment = vec![
@@ -128,7 +138,7 @@ impl System {
         let address = agent.as_ref().map(|agent| agent.address.clone());
         let agent_address = address.unwrap_or_default();
         let containers = Some(containers);
-        Ok(Self { agent_address, agent, containers, dynamodb: Some(server), ..system })
+        Ok(Self { agent_address, agent, containers, ..system })
     }
 
     /// Starts the rest around a table and an AgentCore whose front door is at this address.
@@ -155,8 +165,19 @@ impl System {
         ];
         let lambda = Lambda::start(spec(options, INVOKER, environment))?;
         let agent_address = String::new();
+        let client = reqwest::Client::builder().no_proxy().build()?;
         let (agentcore, agent, containers, dynamodb) = (front_door, None, None, None);
-        Ok(Self { table, agent_address, agentcore, agent, containers, dynamodb, lambda, machine })
+        Ok(Self {
+            table,
+            agent_address,
+            agentcore,
+            agent,
+            containers,
+            dynamodb,
+            lambda,
+            client,
+            machine,
+        })
     }
 
     /// The journal, for a reader.
@@ -176,10 +197,16 @@ impl System {
         execution.run(&self.machine, services).await.0
     }
 
+    /// The process of the container for direct calls that was started last, if there is one.
+    #[must_use]
+    pub fn agent(&self) -> Option<Arc<Process>> {
+        self.agent.as_ref().map(DirectContainer::process)
+    }
+
     /// Resolves when the container for direct calls has ended although nobody stopped it, with how.
     pub async fn agent_ended(&self) -> String {
-        match &self.agent {
-            Some(agent) => agent.process().ended().await,
+        match self.agent() {
+            Some(agent) => agent.ended().await,
             None => std::future::pending().await,
         }
     }
@@ -212,8 +239,8 @@ impl System {
     /// database.
     pub async fn stop(&self) {
         let agent = async {
-            if let Some(agent) = &self.agent {
-                agent.process().stop().await;
+            if let Some(agent) = self.agent() {
+                agent.stop().await;
             }
         };
         let containers = async {

@@ -20,7 +20,7 @@ use fastrand::Rng;
 use futures_util::future::join;
 use journal::{Draft, Journal, Mark, SessionId, Source, Status, Timestamp};
 use local::asl::{Execution, ExecutionEnd, Resource, ServiceError, Services, StateMachine};
-use local::services::dynamodb;
+use local::{dynamodb, services};
 use serde_json::{Value, json};
 use support::{failure, open};
 use testing::{Dynamo, Fault, TABLE_NAME, create_table};
@@ -116,6 +116,14 @@ impl World {
         })
     }
 
+    /// A state's call of DynamoDB.
+    fn dynamodb(&self, resource: Resource, arguments: &Value) -> Result<Value, ServiceError> {
+        let operation = if resource == Resource::PutItem { "PutItem" } else { "Query" };
+        let arguments = arguments.to_string();
+        let (status, body) = dynamodb::serve(&self.database, operation, arguments.as_bytes());
+        services::dynamodb(resource, status, body.as_bytes())
+    }
+
     /// The journal as a container sees it, with a clock that is up to five minutes off.
     fn journal(self: &Arc<Self>) -> Journal {
         let (world, clock) = (Arc::clone(self), Arc::clone(self));
@@ -184,7 +192,7 @@ impl World {
                 "KeyConditionExpression": "PK = :pk",
                 "ExpressionAttributeValues": {":pk": {"S": format!("{partition}{SESSION}")}},
             });
-            let answer = dynamodb(&self.database, Resource::Query, query).unwrap();
+            let answer = self.dynamodb(Resource::Query, &query).unwrap();
             for mut item in answer["Items"].as_array().unwrap().clone() {
                 let id = item["EventId"]["S"].as_str().unwrap().to_owned();
                 let next = format!("event-{}", names.len());
@@ -234,7 +242,7 @@ impl Services for Workflow {
             }
             Resource::PutItem | Resource::Query => {
                 let lost = arguments["Item"]["Kind"]["S"] == "Lost";
-                let answer = dynamodb(&world.database, resource, arguments);
+                let answer = world.dynamodb(resource, &arguments);
                 let terminal = world.after_lost.lock().unwrap().take_if(|_| lost && answer.is_ok());
                 if let Some(draft) = terminal {
                     let run = world.tasks.lock().unwrap()[0].run.clone();

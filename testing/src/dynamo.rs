@@ -81,6 +81,14 @@ pub struct Call {
 }
 
 impl Call {
+    pub(crate) fn of(request: &HttpRequest) -> Self {
+        let target = request.headers().get("x-amz-target").unwrap();
+        Self {
+            operation: target.rsplit('.').next().unwrap().to_owned(),
+            body: serde_json::from_slice(request.body().bytes().unwrap()).unwrap(),
+        }
+    }
+
     /// The `Status` of the item that is put.
     #[must_use]
     pub fn status(&self) -> &str {
@@ -149,6 +157,48 @@ impl Dynamo {
             .http_client(client)
     }
 
+    /// Answers a request as the plan has it.
+    pub(crate) fn answer(&self, call: Call) -> HttpConnectorFuture {
+        let fault = (self.plan.lock().unwrap())(&call);
+        let dynamo = self.clone();
+        HttpConnectorFuture::new(async move {
+            let broken = |kind: io::ErrorKind| ConnectorError::io(io::Error::from(kind).into());
+            match fault {
+                Fault::None => Ok(dynamo.apply(&call)),
+                Fault::Refused(name) => Ok(exception(400, name)),
+                Fault::ErrorBefore => Ok(exception(500, "InternalServerError")),
+                Fault::ErrorAfter => {
+                    dynamo.apply(&call);
+                    Ok(exception(500, "InternalServerError"))
+                }
+                Fault::DropAfter => {
+                    dynamo.apply(&call);
+                    Err(broken(io::ErrorKind::ConnectionReset))
+                }
+                Fault::Late(delay) => {
+                    // Goes on when the caller has given up, as a request on the wire does.
+                    tokio::spawn(async move {
+                        tokio::time::sleep(delay).await;
+                        dynamo.apply(&call);
+                    });
+                    std::future::pending().await
+                }
+                Fault::Hang => std::future::pending().await,
+                Fault::CutBody => {
+                    dynamo.apply(&call);
+                    Ok(response(200, "{\"Attrib".to_owned()))
+                }
+                Fault::Proxy(status, body) => Ok(foreign(status, body)),
+                Fault::Unreadable(status) => Ok(foreign(status, broken_off())),
+                Fault::Endless => {
+                    dynamo.apply(&call);
+                    Ok(foreign(200, endless()))
+                }
+                Fault::NoConnection => Err(broken(io::ErrorKind::ConnectionRefused)),
+            }
+        })
+    }
+
     fn apply(&self, call: &Call) -> HttpResponse {
         fn answer<Q: serde::de::DeserializeOwned, A: serde::Serialize>(
             body: &Value,
@@ -202,49 +252,8 @@ fn exception(status: u16, name: &str) -> HttpResponse {
 
 impl HttpConnector for Dynamo {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let target = request.headers().get("x-amz-target").unwrap();
-        let call = Call {
-            operation: target.rsplit('.').next().unwrap().to_owned(),
-            body: serde_json::from_slice(request.body().bytes().unwrap()).unwrap(),
-        };
-        let fault = (self.plan.lock().unwrap())(&call);
+        let call = Call::of(&request);
         self.calls.lock().unwrap().push(call.clone());
-        let dynamo = self.clone();
-        HttpConnectorFuture::new(async move {
-            let broken = |kind: io::ErrorKind| ConnectorError::io(io::Error::from(kind).into());
-            match fault {
-                Fault::None => Ok(dynamo.apply(&call)),
-                Fault::Refused(name) => Ok(exception(400, name)),
-                Fault::ErrorBefore => Ok(exception(500, "InternalServerError")),
-                Fault::ErrorAfter => {
-                    dynamo.apply(&call);
-                    Ok(exception(500, "InternalServerError"))
-                }
-                Fault::DropAfter => {
-                    dynamo.apply(&call);
-                    Err(broken(io::ErrorKind::ConnectionReset))
-                }
-                Fault::Late(delay) => {
-                    // Goes on when the caller has given up, as a request on the wire does.
-                    tokio::spawn(async move {
-                        tokio::time::sleep(delay).await;
-                        dynamo.apply(&call);
-                    });
-                    std::future::pending().await
-                }
-                Fault::Hang => std::future::pending().await,
-                Fault::CutBody => {
-                    dynamo.apply(&call);
-                    Ok(response(200, "{\"Attrib".to_owned()))
-                }
-                Fault::Proxy(status, body) => Ok(foreign(status, body)),
-                Fault::Unreadable(status) => Ok(foreign(status, broken_off())),
-                Fault::Endless => {
-                    dynamo.apply(&call);
-                    Ok(foreign(200, endless()))
-                }
-                Fault::NoConnection => Err(broken(io::ErrorKind::ConnectionRefused)),
-            }
-        })
+        self.answer(call)
     }
 }
