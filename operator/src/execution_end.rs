@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use aws_sdk_sfn::Client;
 use aws_sdk_sfn::operation::describe_execution::DescribeExecutionOutput;
 use aws_sdk_sfn::types::ExecutionStatus;
-use journal::{Ending, SdkFault, SessionId, Timestamp};
+use journal::{Ending, Journal, SdkFault, SessionId, Timestamp, ending};
 
 use crate::history::Run;
 use crate::timeline::{age, escape};
@@ -43,15 +43,25 @@ pub async fn ended(client: &Client, arn: &str) -> Result<Option<Ended>, SdkFault
 
 /// What Step Functions knows of a run of which the journal has no end: that nobody watches it any
 /// more. `None` if the execution runs, or Step Functions does not say.
-pub async fn unwatched(client: &Client, run: &Run<'_>, id: &SessionId) -> Option<String> {
+pub(crate) async fn unwatched(
+    client: &Client,
+    journal: &Journal,
+    run: &Run<'_>,
+    id: &SessionId,
+) -> Option<String> {
     let arn = run.invocation_id;
     let now: Timestamp = SystemTime::now().into();
     if run.ending != Ending::Running || run.has_expired(now) || !arn.starts_with("arn:") {
         return None;
     }
     let ended = tokio::time::timeout(PATIENCE, ended(client, arn)).await.ok()?.ok()??;
+    // It may have ended, and written so, after its events were read.
+    let events = journal.events(id).await.ok()?;
+    if ending(&events, arn) != Ending::Running {
+        return None;
+    }
     let verb = match &ended.status {
-        // Its end has expired, or came after the events were read.
+        // Its end has expired.
         ExecutionStatus::Succeeded => return None,
         ExecutionStatus::Aborted => "was aborted".to_owned(),
         _ => format!("has ended ({})", escape(&ended.how)),

@@ -18,6 +18,16 @@ pub fn explain(runs: &[Run], now: Timestamp) -> String {
 #[must_use]
 pub fn explain_with(runs: &[Run], now: Timestamp, traces_url: Option<&str>) -> String {
     let Some(run) = newest(runs) else { return "Nothing is known.".to_owned() };
+    explain_run(run, runs.len(), now, traces_url)
+}
+
+/// The same of one run, the newest of so many.
+pub(crate) fn explain_run(
+    run: &Run,
+    runs: usize,
+    now: Timestamp,
+    traces_url: Option<&str>,
+) -> String {
     let mut lines = vec![verdict(run, now)];
     if let Some(event) = run.failure() {
         lines.extend(failure(event).map(|failure| format!("Cause: {failure}")));
@@ -30,7 +40,7 @@ pub fn explain_with(runs: &[Run], now: Timestamp, traces_url: Option<&str>) -> S
     } else {
         lines.extend(run.defects.iter().map(|defect| format!("The history is broken: {defect}.")));
     }
-    lines.extend(remarks(run, runs.len()));
+    lines.extend(remarks(run, runs));
     if let Ending::Completed(end) = run.ending {
         lines.extend(result(end).map(|result| format!("Its result: {result}")));
     } else {

@@ -79,7 +79,7 @@ pub async fn follow(
                 }
             }
             (_, Ok(Some(Elsewhere { how, code }))) => {
-                printer.print_summary(&runs, name)?;
+                printer.explain(&runs, name)?;
                 writeln!(
                     std::io::stderr(),
                     "The journal does not say how the execution ended: {}",

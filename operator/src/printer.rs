@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use clap::Args;
 
+use crate::explain::explain_run;
 use crate::history::Run;
 use crate::timeline;
 
@@ -70,25 +71,27 @@ impl Printer {
         Ok(())
     }
 
-    /// Prints how the run called `name` stands, or how all do. JSON has no summary.
+    /// Explains the run called `name`, or all of them. JSON has no explanation.
     ///
     /// # Errors
     /// As [`Printer::print`].
-    pub fn print_summary(&self, runs: &[Run], name: &str) -> io::Result<()> {
+    pub fn explain(&self, runs: &[Run], name: &str) -> io::Result<()> {
         if self.view.json {
             return Ok(());
         }
         let mut out = anstream::stdout().lock();
         let now = SystemTime::now().into();
-        let mut first = self.printed.is_empty();
         for (number, run) in (1..).zip(runs) {
-            if !self.view.all && run.invocation_id != name {
+            let of_all = self.view.all && runs.len() > 1;
+            if of_all {
+                writeln!(out, "\nrun {number}: {}", timeline::escape(run.invocation_id))?;
+            } else if run.invocation_id == name {
+                writeln!(out)?;
+            } else {
                 continue;
             }
-            if !std::mem::take(&mut first) {
-                writeln!(out)?;
-            }
-            writeln!(out, "{}", timeline::summary(run, number, runs.len(), now))?;
+            let newest_of = if of_all { 1 } else { runs.len() };
+            writeln!(out, "{}", explain_run(run, newest_of, now, None))?;
         }
         Ok(())
     }

@@ -11,7 +11,8 @@ use journal::{Event, Journal, ReadError, SdkFault, SessionId, Timestamp};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::history::{Run, runs};
+use crate::execution_end::unwatched;
+use crate::history::{Run, newest, runs};
 use crate::listing::{Execution, Listed, Standing};
 
 /// Sessions that are read at a time.
@@ -160,11 +161,27 @@ async fn session(client: &Client, journal: &Journal, item: ExecutionListItem) ->
     Ok(Listed::new(id, &execution, runs.first(), SystemTime::now().into()))
 }
 
-/// Reads the signs of life of each run that has an open task.
+/// The runs of one session, with the signs of life of their open tasks; and what Step Functions says of
+/// the newest, if nobody watches it any more.
 ///
 /// # Errors
-/// If they cannot be read.
-pub async fn with_signs<'a>(
+/// If the signs cannot be read.
+pub async fn read_runs<'a>(
+    workflows: &Client,
+    journal: &Journal,
+    id: &SessionId,
+    events: &'a [Event],
+) -> Result<(Vec<Run<'a>>, Option<String>), ReadError> {
+    let runs = with_signs(journal, id, runs(events)).await?;
+    let unwatched = match newest(&runs) {
+        Some(run) => unwatched(workflows, journal, run, id).await,
+        None => None,
+    };
+    Ok((runs, unwatched))
+}
+
+/// Reads the signs of life of each run that has an open task.
+async fn with_signs<'a>(
     journal: &Journal,
     id: &SessionId,
     mut runs: Vec<Run<'a>>,

@@ -6,11 +6,10 @@ use anyhow::{Result, ensure};
 use aws_config::SdkConfig;
 use aws_sdk_sfn::Client;
 use clap::Args;
-use journal::{Ending, Event, Journal, SessionId, ending};
-use operator::execution_end::unwatched;
-use operator::history::{Run, is_foreign, newest, runs};
+use journal::{Event, Journal, SessionId};
+use operator::history::{Run, is_foreign, newest};
 use operator::page::{Links, session_page};
-use operator::sessions::with_signs;
+use operator::sessions::read_runs;
 use operator::{Printer, View, explain_with};
 
 use crate::follow::follow;
@@ -34,19 +33,19 @@ pub async fn show(config: &SdkConfig, journal: &Journal, args: &EventsArgs) -> R
         return follow(journal, &args.id, printer, None, async || Ok(None)).await;
     }
     let events = read(journal, &args.id).await?;
-    let runs = with_signs(journal, &args.id, runs(&events)).await?;
+    let (runs, unwatched) = read_runs(&Client::new(config), journal, &args.id, &events).await?;
     let run = newest(&runs).map_or("", |run| run.invocation_id);
     printer.print(&runs, run)?;
     let code = end(&printer, &runs, run)?;
-    if !args.view.json {
-        print_unwatched(config, journal, &runs, &args.id).await?;
+    if let (Some(text), false) = (unwatched, args.view.json) {
+        writeln!(anstream::stdout(), "{text}")?;
     }
     Ok(code)
 }
 
-/// Prints how the run called `name` stands, and gives the exit code that says so.
+/// Explains the run called `name`, and gives the exit code that says how it stands.
 pub fn end(printer: &Printer, runs: &[Run], name: &str) -> Result<ExitCode> {
-    printer.print_summary(runs, name)?;
+    printer.explain(runs, name)?;
     let run = runs.iter().find(|run| run.invocation_id == name);
     Ok(run.map_or(2, |run| run.exit_code(SystemTime::now().into())).into())
 }
@@ -59,12 +58,14 @@ pub async fn explain_session(
     traces: Option<String>,
 ) -> Result<ExitCode> {
     let events = read(journal, id).await?;
-    let runs = with_signs(journal, id, runs(&events)).await?;
-    let (newest, now) = (newest(&runs), SystemTime::now().into());
+    let (runs, unwatched) = read_runs(&Client::new(config), journal, id, &events).await?;
+    let now = SystemTime::now().into();
     let mut out = anstream::stdout();
     writeln!(out, "{}", explain_with(&runs, now, traces.as_deref()))?;
-    print_unwatched(config, journal, &runs, id).await?;
-    Ok(newest.map_or(0, |run| run.exit_code(now)).into())
+    if let Some(text) = unwatched {
+        writeln!(out, "{text}")?;
+    }
+    Ok(newest(&runs).map_or(0, |run| run.exit_code(now)).into())
 }
 
 /// Prints a session's page, which needs nothing but itself.
@@ -75,32 +76,11 @@ pub async fn page(
     traces_url: Option<String>,
 ) -> Result<ExitCode> {
     let events = read(journal, id).await?;
-    let runs = with_signs(journal, id, runs(&events)).await?;
-    let unwatched = match newest(&runs) {
-        Some(run) => unwatched(&Client::new(config), run, id).await,
-        None => None,
-    };
+    let (runs, unwatched) = read_runs(&Client::new(config), journal, id, &events).await?;
     let (now, links) = (SystemTime::now().into(), Links { traces_url, ..Links::default() });
     let page = session_page(id.as_str(), &runs, now, unwatched.as_deref(), &links);
     writeln!(std::io::stdout(), "{page}")?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Where the journal has no end of the newest run: says if its execution has one.
-async fn print_unwatched(
-    config: &SdkConfig,
-    journal: &Journal,
-    runs: &[Run<'_>],
-    id: &SessionId,
-) -> Result<()> {
-    let Some(run) = newest(runs) else { return Ok(()) };
-    let Some(text) = unwatched(&Client::new(config), run, id).await else { return Ok(()) };
-    // It may have ended, and written so, after its events were read.
-    let events = journal.events(id).await?;
-    if ending(&events, run.invocation_id) == Ending::Running {
-        writeln!(anstream::stdout(), "{text}")?;
-    }
-    Ok(())
 }
 
 /// The session's events. It is an error if there are none, and a warning if there are foreign items.

@@ -3,10 +3,9 @@
 
 use anstyle::{AnsiColor, Style};
 use journal::text::{headline, truncate};
-use journal::{Ending, Event, Status, Timestamp};
+use journal::{Event, Status, Timestamp};
 
-use crate::alive::alive;
-use crate::history::{Entry, Run};
+use crate::history::Entry;
 
 /// A result that is longer is shortened.
 const MAX_SHOWN_BYTES: usize = 2_000;
@@ -42,63 +41,6 @@ pub fn line(entry: &Entry) -> String {
         line += &format!("  {said}");
     }
     line
-}
-
-/// How a run stands: its result or failure, what has no end, what is broken, its trace. It is run
-/// `number` of `count`.
-#[must_use]
-pub fn summary(run: &Run, number: usize, count: usize, now: Timestamp) -> String {
-    // Of a run that has ended, up to its end: a late event may follow that.
-    let last = match run.ending {
-        Ending::Failed(end) => run.entries.iter().find(|entry| std::ptr::eq(entry.event, end)),
-        Ending::Completed(_) | Ending::Running => run.entries.last(),
-    };
-    let total = last.and_then(|entry| entry.offset).map(duration).unwrap_or_default();
-    let mut lines = Vec::new();
-    match run.ending {
-        Ending::Completed(end) => {
-            lines.push(format!("{GREEN}completed{GREEN:#}  in {total}"));
-            lines.extend(result(end).map(|result| format!("result     {result}")));
-        }
-        Ending::Running if run.has_expired(now) => {
-            lines.push("expired    it is not known any more how the run ended".to_owned());
-        }
-        Ending::Running => {
-            let ages = [run.entries.first(), run.entries.last()]
-                .map(|entry| entry.map(|entry| ago(entry.event, now)).unwrap_or_default());
-            let [first, last] = ages;
-            lines.push(format!("running    since {first}; its last event is {last} old"));
-            lines.extend(alive(run, now).map(|alive| format!("alive      {alive}")));
-            lines.extend(open_steps(run, now, "ago"));
-        }
-        Ending::Failed(last) => {
-            let text = failure(run.failure().unwrap_or(last)).unwrap_or_default();
-            lines.push(format!("{RED}failed{RED:#}     after {total}: {text}"));
-            // Once the run has ended, its own end is the reference and not the present.
-            let end = last.timestamp.parse().unwrap_or(now);
-            lines.extend(open_steps(run, end, "before the end"));
-        }
-    }
-    let defects = run.defects.iter().filter(|_| !run.has_expired(now));
-    lines.extend(defects.map(|defect| format!("{RED}broken{RED:#}     {defect}")));
-    lines.extend(run.trace_id().map(|trace| format!("trace      {}", escape(trace))));
-    let which = if count > 1 { format!(" ({number} of {count})") } else { String::new() };
-    lines.push(format!("run        {}{which}", escape(run.invocation_id)));
-    lines.join("\n")
-}
-
-/// A line for each step without an end. The session itself is one only if nothing else is.
-fn open_steps(run: &Run, until: Timestamp, of: &str) -> Vec<String> {
-    let mut lines = Vec::new();
-    for open in &run.open {
-        let session = open.status == Status::SessionInitiated;
-        if session && (run.open.len() > 1 || run.ending != Ending::Running) {
-            continue;
-        }
-        let (status, ago) = (escape(open.status.as_str()), ago(open, until));
-        lines.push(format!("no end of  {status}, which began {ago} {of}"));
-    }
-    lines
 }
 
 /// The result, if the event has one, as it fits a terminal.

@@ -16,11 +16,9 @@ use aws_sdk_sfn::Client;
 use journal::{Journal, SessionId, display_chain};
 use serde::Deserialize;
 
-use crate::execution_end::unwatched;
-use crate::history::{newest, runs};
 use crate::list_page::{LISTED, list_page};
 use crate::page::{Links, problem_page, session_page};
-use crate::sessions::{Filter, sessions, with_signs};
+use crate::sessions::{Filter, read_runs, sessions};
 
 /// What the pages are made of.
 #[derive(Clone)]
@@ -69,11 +67,7 @@ impl Ui {
 
     async fn session(&self, id: &SessionId, paused: bool) -> Result<String> {
         let events = self.journal.events(id).await?;
-        let runs = with_signs(&self.journal, id, runs(&events)).await?;
-        let unwatched = match newest(&runs) {
-            Some(run) => unwatched(&self.workflows, run, id).await,
-            None => None,
-        };
+        let (runs, unwatched) = read_runs(&self.workflows, &self.journal, id, &events).await?;
         let links = Links { traces_url: self.traces_url.clone(), served: true, paused };
         let now = SystemTime::now().into();
         Ok(session_page(id.as_str(), &runs, now, unwatched.as_deref(), &links))

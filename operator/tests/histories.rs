@@ -27,15 +27,11 @@ fn later(events: &[Event]) -> Timestamp {
     .into()
 }
 
-/// As on a terminal without colours: the newest run's events, its summary, its explanation.
+/// As on a terminal without colours: the newest run's events, and their explanation.
 fn rendered(events: &[Event]) -> String {
     let runs = runs(events);
     let run = newest(&runs).unwrap();
     let mut lines: Vec<_> = run.entries.iter().map(timeline::line).collect();
-    let number =
-        1 + runs.iter().position(|other| other.invocation_id == run.invocation_id).unwrap();
-    lines.push(String::new());
-    lines.push(timeline::summary(run, number, runs.len(), later(events)));
     lines.push(String::new());
     lines.push(explain(&runs, later(events)));
     anstream::adapter::strip_str(&lines.join("\n")).to_string()
@@ -182,8 +178,6 @@ fn what_comes_late_or_from_elsewhere_is_explained_too() {
         said.starts_with(&format!("The session has not ended. Its task: {alive}.\n")),
         "{said}"
     );
-    let summary = timeline::summary(&signed[0], 1, 1, later(&events));
-    assert!(summary.contains(&format!("\nalive      {alive}\n")), "{summary}");
     signed[0].signs = Some(Vec::new());
     let said = explain(&signed, later(&events));
     assert!(said.contains("no sign of life since its start 1 min"), "{said}");
@@ -271,7 +265,6 @@ fn the_trace_is_named_where_one_is_known() {
     let events = history("agent-failed");
     let trace = events[0].trace_id.as_deref().unwrap();
     let text = rendered(&events);
-    assert!(text.contains(&format!("trace      {trace}")), "{text}");
     assert!(text.contains(&format!("Its trace: {trace}")), "{text}");
     assert!(!rendered(&history("direct-call")).contains("trace"));
 }
@@ -286,26 +279,18 @@ fn of_a_session_that_has_expired_nothing_is_broken_and_nothing_runs() {
             event.expires_at = Some(last.as_micros() / 1_000_000 + 1);
         }
         let (runs, now) = (runs(&events), later(&events));
-        let run = newest(&runs).unwrap();
-        let summary = timeline::summary(run, 1, 1, now);
-        (
-            run.exit_code(now),
-            explain(&runs, now),
-            anstream::adapter::strip_str(&summary).to_string(),
-        )
+        (newest(&runs).unwrap().exit_code(now), explain(&runs, now))
     };
     // Its start is gone.
-    let (code, said, summary) =
+    let (code, said) =
         expired("completed", |event| event.status != journal::Status::AgentBackgroundTaskStarted);
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("have expired") && !said.contains("broken"), "{said}");
-    assert!(!summary.contains("broken"), "{summary}");
     // Its end is gone.
-    let (code, said, summary) =
+    let (code, said) =
         expired("completed", |event| event.status != journal::Status::AgentBackgroundTaskCompleted);
     assert_eq!(code, 3);
     assert!(said.starts_with("It is not known any more how the session ended.\n"), "{said}");
-    assert!(summary.starts_with("expired    it is not known any more"), "{summary}");
-    let (code, ..) = expired("agent-failed", |_| true);
+    let (code, _) = expired("agent-failed", |_| true);
     assert_eq!(code, 1);
 }
