@@ -146,9 +146,14 @@ impl Contender {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 
-    /// The processor time of all its threads so far.
+    /// The processor time so far of all its threads, and of its children that have ended.
     pub fn processor_time(&self) -> Result<Duration> {
-        Ok(clock_gettime(clock_getcpuclockid(Pid::from_raw(self.id))?)?.into())
+        let own: Duration = clock_gettime(clock_getcpuclockid(Pid::from_raw(self.id))?)?.into();
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id))?;
+        let (_, fields) = stat.rsplit_once(") ").context("no name in stat")?;
+        // cutime and cstime, in hundredths of a second.
+        let ticks = fields.split(' ').skip(13).take(2).map(str::parse::<u64>);
+        Ok(own + Duration::from_millis(10 * ticks.sum::<Result<u64, _>>()?))
     }
 
     /// Its resident memory in bytes.

@@ -7,6 +7,7 @@
 //! an event is missing.
 
 mod contender;
+mod http;
 mod install;
 mod invocations;
 mod kinds;

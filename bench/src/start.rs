@@ -1,10 +1,12 @@
-//! From the start of the process to the first answer of `/ping`, and the memory it has then.
+//! From the start of the process to the first answer of `/ping`, and the memory it has then, with
+//! each kind of agent.
 
 use std::time::Duration;
 
 use anyhow::Result;
 
 use crate::Bench;
+use crate::kinds::beside;
 use crate::table::{MEBIBYTE, Row, Target, medians, milliseconds};
 
 const ROUNDS: usize = 11;
@@ -13,8 +15,8 @@ const ROUNDS: usize = 11;
 const SETTLED: Duration = Duration::from_secs(1);
 
 pub async fn measure(bench: &Bench) -> Result<Vec<Row>> {
-    let containers = bench.containers(&bench.stand_ins.endpoint(), "journal");
-    let (mut times, mut memory) = ([(); 3].map(|()| Vec::new()), [(); 3].map(|()| Vec::new()));
+    let containers = bench.kinds();
+    let (mut times, mut memory) = ([(); 5].map(|()| Vec::new()), [(); 5].map(|()| Vec::new()));
     for _ in 0..ROUNDS {
         for ((spec, times), memory) in containers.iter().zip(&mut times).zip(&mut memory) {
             let (container, time) = spec.serve(bench.folder.path()).await?;
@@ -24,17 +26,11 @@ pub async fn measure(bench: &Bench) -> Result<Vec<Row>> {
             container.stop().await?;
         }
     }
-    let ([start, python, typescript], [resident, python_resident, typescript_resident]) =
-        (medians(&times), medians(&memory));
-    let (python, typescript) = (("Python SDK", python), ("TypeScript SDK", typescript));
-    let (python_resident, typescript_resident) =
-        (("Python SDK", python_resident), ("TypeScript SDK", typescript_resident));
-    let (time, memory) = ("cold start to the first /ping 200", "resident after the start");
-    Ok(vec![
-        Row::ratio(time, "ms", start, python, Target::Part(50.0)),
-        Row::ratio(time, "ms", start, typescript, Target::None),
-        Row::ratio(memory, "MiB", resident, python_resident, Target::Part(4.0)),
-        Row::ratio(memory, "MiB", resident, typescript_resident, Target::None),
-        Row::limit(memory, "MiB", resident, 12.0),
-    ])
+    let (time, memory) = (medians(&times), medians(&memory));
+    let mut rows = beside("cold start to the first /ping 200", "ms", time, Target::Part(50.0));
+    let measure = "resident after the start";
+    rows.extend(beside(measure, "MiB", memory, Target::Part(4.0)));
+    let [rust, ..] = memory;
+    rows.push(Row::limit(&format!("{measure}, a Rust agent"), "MiB", rust, 12.0));
+    Ok(rows)
 }
