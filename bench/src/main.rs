@@ -13,6 +13,7 @@ mod invocations;
 mod kinds;
 mod lambda;
 mod read;
+mod signs;
 mod stand_ins;
 mod start;
 mod table;
@@ -30,7 +31,7 @@ use crate::install::{Installed, install};
 use crate::stand_ins::StandIns;
 use crate::table::{MEBIBYTE, Row};
 
-const MEASURES: [&str; 10] = [
+const MEASURES: [&str; 11] = [
     "start",
     "invocations",
     "engine",
@@ -38,6 +39,7 @@ const MEASURES: [&str; 10] = [
     "kinds",
     "telemetry",
     "tasks",
+    "signs",
     "lambda",
     "read",
     "build",
@@ -109,6 +111,7 @@ async fn run() -> Result<()> {
             "kinds" => kinds::measure(&bench).await,
             "telemetry" => invocations::telemetry(&bench).await,
             "tasks" => tasks::measure(&bench).await,
+            "signs" => signs::measure(&bench).await,
             "lambda" => lambda::measure(&bench).await,
             _ => read::measure().await,
         };

@@ -36,6 +36,8 @@ pub const STATUSES: [&str; 5] = [
 pub struct Counts {
     /// Events put, by [`STATUSES`].
     events: [AtomicUsize; STATUSES.len()],
+    /// Signs of life put.
+    pub signs: AtomicUsize,
     /// Calls of AgentCore.
     pub calls: AtomicUsize,
     /// Spans exported.
@@ -60,6 +62,7 @@ impl StandIns {
     pub fn start() -> Result<Self> {
         let counts = Data::new(Counts {
             events: Default::default(),
+            signs: AtomicUsize::default(),
             calls: AtomicUsize::default(),
             spans: AtomicUsize::default(),
             asked: AtomicUsize::default(),
@@ -132,11 +135,11 @@ impl StandIns {
 async fn put_item(body: String, counts: Data<Counts>) -> HttpResponse {
     tokio::time::sleep(LATENCY).await;
     let status = STATUSES.iter().zip(&counts.events).find(|(status, _)| body.contains(**status));
-    let is_sign = body.contains("\"ALIVE#");
-    if status.is_none() && !is_sign {
+    let sign = body.contains("\"ALIVE#").then_some(&counts.signs);
+    let Some(count) = status.map(|(_, count)| count).or(sign) else {
         return HttpResponse::BadRequest().finish();
-    }
-    status.map(|(_, count)| count.fetch_add(1, Ordering::Relaxed));
+    };
+    count.fetch_add(1, Ordering::Relaxed);
     HttpResponse::Ok()
         .content_type("application/x-amz-json-1.0")
         // Without it, the journal takes the answer for somebody else's.
