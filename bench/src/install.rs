@@ -80,6 +80,13 @@ pub fn build(root: &Path, target: &Path, contenders: &[&str]) -> Result<()> {
     run(cargo(&root.join("bench")).args(["-p", "contenders"]).args(contenders))
 }
 
+/// Builds the local system and the operator's command.
+pub fn build_programs(installed: &Installed) -> Result<()> {
+    let mut cargo = Command::new("cargo");
+    cargo.args(["build", "--release", "--quiet", "-p", "local", "-p", "operator", "--target-dir"]);
+    run(cargo.arg(installed.root.join("target")).current_dir(&installed.root))
+}
+
 pub fn run(command: &mut Command) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     let status = command.status().with_context(|| format!("cannot start {program}"))?;

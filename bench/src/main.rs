@@ -2,16 +2,19 @@
 //! `cargo run --release --manifest-path bench/Cargo.toml`, or followed by `--` and the names of some
 //! measures.
 //!
-//! Needs Linux, Python 3 and Node.js; installs the contenders itself. Contenders take turns, so that
-//! the machine's moods hit all of them, and the medians count. It fails if an answer is not 200 or if
-//! an event is missing.
+//! Needs Linux, Python 3 and Node.js, and for `operator` chromium and its chromedriver; installs the
+//! contenders itself. Contenders take turns, so that the machine's moods hit all of them, and the
+//! medians count. It fails if an answer is not 200 or if an event is missing.
 
+mod browser;
 mod contender;
 mod http;
 mod install;
 mod invocations;
 mod kinds;
 mod lambda;
+mod local_system;
+mod operator;
 mod read;
 mod signs;
 mod stand_ins;
@@ -31,7 +34,7 @@ use crate::install::{Installed, install};
 use crate::stand_ins::StandIns;
 use crate::table::{MEBIBYTE, Row};
 
-const MEASURES: [&str; 11] = [
+const MEASURES: [&str; 12] = [
     "start",
     "invocations",
     "engine",
@@ -42,6 +45,7 @@ const MEASURES: [&str; 11] = [
     "signs",
     "lambda",
     "read",
+    "operator",
     "build",
 ];
 
@@ -113,6 +117,7 @@ async fn run() -> Result<()> {
             "tasks" => tasks::measure(&bench).await,
             "signs" => signs::measure(&bench).await,
             "lambda" => lambda::measure(&bench).await,
+            "operator" => operator::measure(&bench).await,
             _ => read::measure().await,
         };
         let rows = match rows {

@@ -46,7 +46,8 @@ pub async fn measure() -> Result<Vec<Row>> {
     ])
 }
 
-async fn query(client: &Client, session: &SessionId) -> Result<usize> {
+/// Reads a session's pages and counts their items.
+pub async fn query(client: &Client, session: &SessionId) -> Result<usize> {
     let mut pages = client
         .query()
         .table_name(TABLE_NAME)
