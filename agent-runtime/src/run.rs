@@ -8,6 +8,7 @@ use actix::System;
 use futures_util::FutureExt;
 use futures_util::future::select_all;
 use journal::{Journal, SettingError};
+use nix::sys::resource::{Resource, getrlimit};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -15,6 +16,10 @@ use crate::agents::NamedAgent;
 use crate::{Agent, Settings, serve};
 
 /// A sixth of an invocation's processor time is spent in the allocator, from several threads.
+/// File descriptors: an idle process has 26, the journal up to 32 connections, and each task of a command
+/// its connection and five pipes.
+const NEEDED_FILES: u64 = 128;
+
 #[cfg(feature = "mimalloc")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -47,6 +52,7 @@ fn run_service(agent: Result<impl Agent, SettingError>) -> ExitCode {
 }
 
 fn host(settings: Settings, agent: impl Agent) -> io::Result<()> {
+    enough_files()?;
     // Leaked on purpose: dropping the runtime would wait for blocking tasks, such as a DNS lookup.
     let runtime: &'static Runtime =
         Box::leak(Box::new(Builder::new_current_thread().enable_all().build()?));
@@ -83,6 +89,17 @@ fn listen(settings: &Settings) -> io::Result<TcpListener> {
     TcpListener::bind((host, port)).map_err(|error| {
         io::Error::new(error.kind(), format!("cannot listen on {host}:{port}: {error}"))
     })
+}
+
+/// Refuses a process that may open so few files that its threads or its agents would not start.
+fn enough_files() -> io::Result<()> {
+    let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if limit < NEEDED_FILES {
+        return Err(io::Error::other(format!(
+            "the process may open {limit} files and needs {NEEDED_FILES}: raise its limit (ulimit -n)"
+        )));
+    }
+    Ok(())
 }
 
 fn env(name: &str) -> Option<String> {
