@@ -203,3 +203,88 @@ fn judge_end(session: &Session, end: &End, statuses: &[&str], found: &mut Found)
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const WHOLE: [&str; 5] = [
+        "SESSION_INITIATED",
+        "AGENT_INVOCATION_STARTED",
+        "AGENT_ENTRYPOINT_STARTED",
+        TASK_STARTED,
+        COMPLETED,
+    ];
+
+    fn items(statuses: &[&str]) -> Vec<Item> {
+        let item = |(at, status): (usize, &&str)| {
+            let id = format!("{status} {at}");
+            json!({
+                "PK": {"S": "SESSION#s"}, "SK": {"S": format!("EVENT#{at}")}, "EventId": {"S": id},
+                "Status": {"S": status},
+            })
+        };
+        statuses.iter().enumerate().map(item).collect()
+    }
+
+    fn session(error: &str) -> Session {
+        let status = if error.is_empty() { "SUCCEEDED" } else { "FAILED" }.to_owned();
+        let end = Some(End { status, error: error.to_owned(), at: 100.0 });
+        Session { id: "s".to_owned(), end, accepted: true, begun: 1, done: 1, hurts: Vec::new() }
+    }
+
+    /// How many: lost, overwritten, out of order, second ends, open, false verdicts.
+    fn counts(session: Session, table: &[Item], applied: &[Item]) -> [usize; 6] {
+        let found = check(&[session], table, applied);
+        [
+            found.lost.len(),
+            found.overwritten.len(),
+            found.out_of_order.len(),
+            found.second_ends.len(),
+            found.open.len(),
+            found.false_verdicts.len(),
+        ]
+    }
+
+    #[test]
+    fn each_fault_of_a_journal_is_found() {
+        let whole = items(&WHOLE);
+        assert_eq!(counts(session(""), &whole, &whole), [0; 6]);
+        let twice = [whole.clone(), items(&["SESSION_FAILED"])].concat();
+        assert_eq!(counts(session(""), &whole, &twice), [0, 2, 0, 0, 0, 0]);
+        assert_eq!(counts(session(""), &whole[..4], &whole), [2, 0, 0, 0, 1, 0]);
+        let mut swapped = WHOLE;
+        swapped.swap(1, 2);
+        assert_eq!(counts(session(""), &items(&swapped), &[]), [0, 0, 1, 0, 0, 0]);
+        let second = items(&[&WHOLE[..], &[FAILED]].concat());
+        assert_eq!(counts(session(""), &second, &[]), [0, 0, 0, 1, 0, 0]);
+        let unfinished = Session { done: 0, ..session("") };
+        assert_eq!(counts(unfinished, &whole, &[]), [0, 0, 0, 0, 0, 1]);
+        let runs = Session { begun: 2, ..session("") };
+        assert_eq!(counts(runs, &whole, &[]), [1, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_verdict_is_right_only_after_a_death_or_a_long_silence() {
+        let given_up = items(&[&WHOLE[..4], &[SESSION_FAILED]].concat());
+        let hurt = |hurt| Session { done: 0, hurts: vec![hurt], ..session("ContainerLost") };
+        let of = |session: Session| counts(session, &given_up, &[]);
+        let (short, long) = (Duration::from_secs(60), Duration::from_secs(240));
+        assert_eq!(of(Session { done: 0, ..session("ContainerLost") }), [0, 0, 0, 0, 0, 1]);
+        assert_eq!(of(hurt(Hurt::Silenced(10.0, short))), [0, 0, 0, 0, 0, 1]);
+        assert_eq!(of(hurt(Hurt::Killed(10.0))), [0; 6]);
+        assert_eq!(of(hurt(Hurt::Killed(110.0))), [0, 0, 0, 0, 0, 1]);
+        // The agent of a container that comes back has to be ended.
+        assert_eq!(of(hurt(Hurt::Silenced(10.0, long))), [0, 0, 0, 0, 1, 0]);
+        let ended = items(&[&WHOLE[..4], &[SESSION_FAILED, FAILED]].concat());
+        assert_eq!(counts(hurt(Hurt::Silenced(10.0, long)), &ended, &[]), [0; 6]);
+        let found = check(&[hurt(Hurt::Killed(10.0))], &given_up, &[]);
+        assert_eq!(found.noticed, [90.0]);
+        // A session that goes on for ever.
+        let end = Some(End { status: "RUNNING".to_owned(), error: String::new(), at: 0.0 });
+        let running = Session { done: 0, end, ..session("") };
+        assert_eq!(counts(running, &items(&WHOLE[..4]), &[]), [0, 0, 0, 0, 1, 0]);
+    }
+}
