@@ -13,7 +13,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::agents::NamedAgent;
-use crate::{Agent, Settings, serve};
+use crate::{Agent, CommandAgent, Settings, serve};
 
 /// A sixth of an invocation's processor time is spent in the allocator, from several threads.
 /// File descriptors: an idle process has 26, the journal up to 32 connections, and each task of a command
@@ -35,7 +35,11 @@ pub fn run(agent: impl Agent) -> ExitCode {
 /// [`run`] with the agent that `AGENT_COMMAND`, `AGENT_SERVER_COMMAND` or `AGENT_URL` names.
 #[must_use]
 pub fn run_from_env() -> ExitCode {
-    run_service(NamedAgent::from_env(env))
+    match NamedAgent::from_env(env) {
+        Ok(NamedAgent::Command(agent)) => run_service(Ok(agent)),
+        Ok(NamedAgent::Http(agent)) => run_service(Ok(agent)),
+        Err(error) => run_service(Err::<CommandAgent, _>(error)),
+    }
 }
 
 /// Whether these variables name an agent for [`run_from_env`].

@@ -1,5 +1,6 @@
 //! One call of InvokeAgentRuntime, retried where a retry cannot start a second agent.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use aws_sdk_bedrockagentcore::Client;
@@ -32,26 +33,15 @@ pub(crate) struct Payload<'a> {
     input: &'a RawValue,
     invocation_id: &'a str,
     after: Timestamp,
-    environment: Environment<'a>,
+    environment: BTreeMap<&'static str, &'a SessionId>,
     /// AgentCore hands the header on only if the runtime allows it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    trace: Option<Trace>,
-}
-
-#[derive(Serialize)]
-struct Environment<'a> {
-    #[serde(rename = "SESSION_ID")]
-    session_id: &'a SessionId,
-}
-
-#[derive(Serialize)]
-struct Trace {
-    traceparent: String,
+    trace: Option<BTreeMap<&'static str, String>>,
 }
 
 impl<'a> Payload<'a> {
     pub fn new(input: &'a RawValue, journal: &'a SessionJournal, after: Timestamp) -> Self {
-        let environment = Environment { session_id: journal.session_id() };
+        let environment = BTreeMap::from([("SESSION_ID", journal.session_id())]);
         Self { input, invocation_id: journal.invocation_id(), after, environment, trace: None }
     }
 }
@@ -97,7 +87,7 @@ pub(crate) async fn invoke(
         .start_with_context(&tracer, journal.trace());
     let trace = journal.trace().with_span(span);
     let traceparent = TraceParent::of(&trace).map(|parent| parent.to_string());
-    payload.trace = traceparent.clone().map(|traceparent| Trace { traceparent });
+    payload.trace = traceparent.clone().map(|parent| BTreeMap::from([("traceparent", parent)]));
     let payload = serde_json::to_vec(&payload).unwrap_or_default();
     let attempts = attempts(client, settings, journal, Blob::new(payload), traceparent, &trace);
     let answer = match within.is_zero() {

@@ -121,16 +121,15 @@ impl SdkFault {
             _ => FaultKind::Ambiguous,
         };
         let message = error.as_service_error().and_then(|service| service.message());
-        let text = match (code, status) {
+        let text = match (misconfigured, code) {
             // The SDK's own text has the whole request in it.
-            _ if misconfigured.is_some() => misconfigured.unwrap_or_default().to_owned(),
-            (Some(code), _) => format!("{code}: {}", message.unwrap_or("no message")),
-            (None, Some(status)) => format!("{} (HTTP {status})", display_chain(error)),
-            _ if credentials => match hidden_status(error) {
-                Some(status) => format!("{} (HTTP {status})", display_chain(error)),
-                None => display_chain(error),
-            },
-            (None, None) => display_chain(error),
+            (Some(meaning), _) => meaning.to_owned(),
+            (None, Some(code)) => format!("{code}: {}", message.unwrap_or("no message")),
+            (None, None) => {
+                let hidden = if credentials { hidden_status(error) } else { None };
+                let status = status.or(hidden).map(|status| format!(" (HTTP {status})"));
+                display_chain(error) + &status.unwrap_or_default()
+            }
         };
         Self { kind, text }
     }

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 use aws_sdk_sfn::types::ExecutionStatus;
 use dynoxide::Database;
 use fastrand::Rng;
+use local::agentcore::Lifecycle;
 use local::step_functions::{self, STATE_MACHINE_ARN};
 use local::system::{Agent, Options, System};
 use nix::sys::signal::{Signal, kill};
@@ -329,6 +330,8 @@ async fn stack(
             ("FAKETIME", CLOCKS[kind].to_owned()),
             ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
         ],
+        // A container that is stopped answers no ping, and is not to be ended for that.
+        lifecycle: Lifecycle { idle_timeout: Duration::from_secs(600), ..Lifecycle::default() },
         // A container that never comes is given up sooner than by default, so that a run ends.
         workflow: Definition { start_seconds: 120, ..support::patient(600) },
         ..options(logs, "", 600)

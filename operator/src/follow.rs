@@ -3,7 +3,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use aws_sdk_sfn::types::ExecutionStatus;
 use journal::{Ending, Event, Journal, SdkFault, SessionId, Status, display_chain};
+use operator::execution_end::Ended;
 use operator::history::{newest, runs};
 use operator::{Printer, timeline};
 use tokio::time::Instant;
@@ -19,23 +21,15 @@ const SESSION_FAILED_GRACE: Duration = Duration::from_secs(10);
 /// How long a journal that does not answer is asked.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// An end that is known from elsewhere than the journal.
-pub struct Elsewhere {
-    /// What is known of it.
-    pub how: String,
-    /// The exit code that says so.
-    pub code: u8,
-}
-
 /// Shows events as they come until the run ends: the one called `run`, or the newest there is.
-/// `ended` tells how it ended if that is known from elsewhere, because not every end reaches the
+/// `ended` tells how its execution ended, if that is known, because not every end reaches the
 /// journal.
 pub async fn follow(
     journal: &Journal,
     id: &SessionId,
     mut printer: Printer,
     mut run: Option<String>,
-    mut ended: impl AsyncFnMut() -> Result<Option<Elsewhere>, SdkFault>,
+    mut ended: impl AsyncFnMut() -> Result<Option<Ended>, SdkFault>,
 ) -> Result<ExitCode> {
     let mut events: Vec<Event> = Vec::new();
     let (mut failed_since, mut silent_since) = (None, None);
@@ -78,14 +72,14 @@ pub async fn follow(
                     return end(&printer, &runs, name);
                 }
             }
-            (_, Ok(Some(Elsewhere { how, code }))) => {
+            (_, Ok(Some(ended))) => {
                 printer.explain(&runs, name)?;
                 writeln!(
                     std::io::stderr(),
                     "The journal does not say how the execution ended: {}",
-                    timeline::escape(&how)
+                    timeline::escape(&ended.how)
                 )?;
-                return Ok(code.into());
+                return Ok(u8::from(ended.status != ExecutionStatus::Succeeded).into());
             }
             (_, Err(fault)) => tolerate(&fault, &fault, &events)?,
             (_, Ok(None)) => {}

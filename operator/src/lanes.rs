@@ -11,7 +11,7 @@ pub(crate) struct Lane {
     pub name: String,
     pub bar: Option<Bar>,
     /// Who should have written what, if the part never began.
-    pub missing: Option<&'static str>,
+    pub missing: Option<String>,
 }
 
 /// From when to when, in microseconds since the run's first event.
@@ -35,43 +35,17 @@ pub(crate) enum State {
 type Part = (&'static str, Status, Vec<Status>, &'static str);
 
 fn parts() -> [Part; 5] {
-    use Status::{
-        AgentBackgroundTaskCompleted, AgentBackgroundTaskFailed, AgentBackgroundTaskStarted,
-        AgentEntrypointFailed, AgentEntrypointStarted, AgentInvocationFailed,
-        AgentInvocationStarted, AgentInvocationSucceeded, SessionFailed, SessionInitiated,
-    };
-    let task_ends = vec![AgentBackgroundTaskCompleted, AgentBackgroundTaskFailed];
+    use Status::*;
+    let called = vec![AgentInvocationSucceeded, AgentInvocationFailed];
+    let reached = vec![AgentEntrypointStarted, AgentInvocationFailed];
+    let taken = vec![AgentBackgroundTaskStarted, AgentEntrypointFailed];
+    let ended = vec![AgentBackgroundTaskCompleted, AgentBackgroundTaskFailed];
     [
-        (
-            "workflow",
-            SessionInitiated,
-            vec![SessionFailed],
-            "the state machine should have written SESSION_INITIATED",
-        ),
-        (
-            "invoker",
-            AgentInvocationStarted,
-            vec![AgentInvocationSucceeded, AgentInvocationFailed.clone()],
-            "the Lambda should have written AGENT_INVOCATION_STARTED",
-        ),
-        (
-            "AgentCore",
-            AgentInvocationStarted,
-            vec![AgentEntrypointStarted.clone(), AgentInvocationFailed],
-            "the Lambda should have called AgentCore",
-        ),
-        (
-            "entrypoint",
-            AgentEntrypointStarted,
-            vec![AgentBackgroundTaskStarted.clone(), AgentEntrypointFailed],
-            "the container should have written AGENT_ENTRYPOINT_STARTED",
-        ),
-        (
-            "agent",
-            AgentBackgroundTaskStarted,
-            task_ends,
-            "the container should have written AGENT_BACKGROUND_TASK_STARTED",
-        ),
+        ("workflow", SessionInitiated, vec![SessionFailed], "the state machine"),
+        ("invoker", AgentInvocationStarted, called, "the Lambda"),
+        ("AgentCore", AgentInvocationStarted, reached, "the Lambda"),
+        ("entrypoint", AgentEntrypointStarted, taken, "the container"),
+        ("agent", AgentBackgroundTaskStarted, ended, "the container"),
     ]
 }
 
@@ -99,7 +73,7 @@ pub(crate) fn lanes(run: &Run, now: Timestamp) -> (Vec<Lane>, i64) {
     // A direct call has no parts before the container.
     let skipped = if run.is_workflows() { 0 } else { 3 };
     let mut lanes = Vec::new();
-    for (name, started, ends, missing) in parts().into_iter().skip(skipped) {
+    for (name, started, ends, writer) in parts().into_iter().skip(skipped) {
         let mut bar = bar(&started, &|status| ends.contains(status));
         match &mut bar {
             // The end of an execution that succeeds is not in the journal.
@@ -113,7 +87,8 @@ pub(crate) fn lanes(run: &Run, now: Timestamp) -> (Vec<Lane>, i64) {
             }
             _ => {}
         }
-        let missing = bar.is_none().then_some(missing);
+        let missing = || format!("{writer} should have written {started}");
+        let missing = bar.is_none().then(missing);
         lanes.push(Lane { name: name.to_owned(), bar, missing });
     }
     // A phase that is left open ends with the agent.

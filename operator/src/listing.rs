@@ -36,6 +36,27 @@ pub enum Standing {
     Completed,
 }
 
+impl Standing {
+    /// How a session stands by its run, the type of its failure, and its execution's status.
+    pub(crate) fn of(
+        run: Option<&Run>,
+        error_type: Option<&str>,
+        status: &str,
+        now: Timestamp,
+    ) -> Self {
+        match (run.map_or(Ending::Running, |run| run.ending), status) {
+            (Ending::Completed(_), _) | (Ending::Running, "SUCCEEDED") => Self::Completed,
+            (Ending::Failed(_), _) | (Ending::Running, "FAILED") => {
+                let is_lost = error_type.is_some_and(|name| LOST.contains(&name));
+                if is_lost { Self::Lost } else { Self::Failed }
+            }
+            (Ending::Running, "ABORTED" | "TIMED_OUT") => Self::Unwatched,
+            (Ending::Running, _) if run.is_some_and(|run| is_silent(run, now)) => Self::Silent,
+            (Ending::Running, _) => Self::Running,
+        }
+    }
+}
+
 impl fmt::Display for Standing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -102,21 +123,8 @@ impl Listed {
                 (error_type, event.error_message.clone().unwrap_or_default())
             })
             .or_else(|| execution.failure.clone());
-        let ending = run.map_or(Ending::Running, |run| run.ending);
-        let is_lost = failure.as_ref().is_some_and(|(name, _)| LOST.contains(&name.as_str()));
-        let standing = match (ending, execution.status.as_str()) {
-            (Ending::Completed(_), _) | (Ending::Running, "SUCCEEDED") => Standing::Completed,
-            (Ending::Failed(_), _) | (Ending::Running, "FAILED") => {
-                if is_lost {
-                    Standing::Lost
-                } else {
-                    Standing::Failed
-                }
-            }
-            (Ending::Running, "ABORTED" | "TIMED_OUT") => Standing::Unwatched,
-            (Ending::Running, _) if run.is_some_and(|run| is_silent(run, now)) => Standing::Silent,
-            (Ending::Running, _) => Standing::Running,
-        };
+        let error_type = failure.as_ref().map(|(error_type, _)| error_type.as_str());
+        let standing = Standing::of(run, error_type, &execution.status, now);
         let place = run.map_or(Hop::Workflow, hop);
         let end = execution.stopped.unwrap_or(now);
         let named = |(error_type, message): &(String, String)| headline(error_type, message);

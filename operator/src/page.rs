@@ -4,7 +4,7 @@
 use journal::{Ending, Timestamp};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use crate::alive::{is_silent, patience_left};
+use crate::alive::patience_left;
 use crate::explain::{last_progress, remarks, stopped_at, verdict};
 use crate::history::{Run, newest};
 use crate::hop::{hop, where_to_look};
@@ -68,16 +68,6 @@ pub(crate) fn day_and_time(timestamp: &str) -> String {
     timestamp.get(..19).unwrap_or_default().replace('T', " ")
 }
 
-/// How the newest run stands.
-fn standing(run: &Run, now: Timestamp) -> Standing {
-    match run.ending {
-        Ending::Completed(_) => Standing::Completed,
-        Ending::Failed(_) => Standing::Failed,
-        Ending::Running if is_silent(run, now) => Standing::Silent,
-        Ending::Running => Standing::Running,
-    }
-}
-
 /// The page of a session: its newest run. `unwatched` is what Step Functions says of an execution that
 /// has ended although the journal has no end.
 #[must_use]
@@ -96,7 +86,7 @@ pub fn session_page(
         );
     };
     let is_running = run.ending == Ending::Running && !run.has_expired(now) && unwatched.is_none();
-    let standing = standing(run, now);
+    let standing = Standing::of(Some(run), run.failure().and_then(|it| it.error_type.as_deref()), "", now);
     let (lanes, end) = lanes(run, now);
     let refresh = (links.served && is_running).then_some(!links.paused);
     let content = html! {
@@ -217,7 +207,7 @@ fn lane_row(lane: &Lane, end: i64) -> Markup {
                         None => {},
                     }
                 }
-                @if let Some(missing) = lane.missing { "Never began: " (missing) "." }
+                @if let Some(missing) = &lane.missing { "Never began: " (missing) "." }
             }
             td.when {
                 @if let Some(Bar { from, to, state }) = &lane.bar {

@@ -3,7 +3,6 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 use aws_config::SdkConfig;
-use aws_sdk_sfn::types::ExecutionStatus;
 use clap::Args;
 use journal::{Journal, SdkFault, SessionId};
 use operator::{Printer, View, execution_end};
@@ -11,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use crate::follow::{Elsewhere, follow};
+use crate::follow::follow;
 
 #[derive(Args)]
 pub struct StartArgs {
@@ -60,11 +59,7 @@ pub async fn start(
     writeln!(anstream::stdout(), "{session_id}")?;
     let Some(journal) = watched else { return Ok(ExitCode::SUCCESS) };
     let arn = started.execution_arn;
-    let ended = async || {
-        let ended = execution_end::ended(&client, &arn).await?;
-        let code = |status| u8::from(status != ExecutionStatus::Succeeded);
-        Ok(ended.map(|ended| Elsewhere { how: ended.how, code: code(ended.status) }))
-    };
+    let ended = async || execution_end::ended(&client, &arn).await;
     follow(&journal, &session_id, Printer::new(View::default()), Some(arn.clone()), ended).await
 }
 

@@ -4,26 +4,22 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use command_fds::{CommandFdExt, FdMapping};
 use journal::SettingError;
 use nix::sys::signal::Signal;
 use serde_json::value::RawValue;
 use tokio::io::AsyncWriteExt;
-use tokio::process::ChildStdin;
+use tokio::process::{ChildStdin, Command};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use super::failure::failure;
+use super::log::{AgentLog, Stream, last_words};
 use super::output::{
-    AgentLog, Head, Said, Stream, ends_in_json, given_result, last_words, printed_result, progress,
-    read_lines, read_progress,
+    Head, Said, ends_in_json, given_result, printed_result, progress, read_lines, read_progress,
 };
-use super::process_group::{ProcessGroup, how};
+use super::process_group::how;
 use super::{CommandLine, GRACE};
 use crate::{Agent, AgentError, Input, Invocation};
-
-/// The file descriptor on which a command reports its progress and its result.
-pub(super) const PROGRESS_FD: i32 = 3;
 
 /// How long a command's own background processes may hold its output open after it has exited.
 const OUTPUT_GRACE: Duration = Duration::from_secs(1);
@@ -70,18 +66,8 @@ impl Agent for CommandAgent {
 
     async fn run(&self, invocation: Invocation) -> Result<Box<RawValue>, AgentError> {
         let context = &invocation.context;
-        let (sender, report) = tokio::net::unix::pipe::pipe()?;
-        let sender = FdMapping { parent_fd: sender.into_blocking_fd()?, child_fd: PROGRESS_FD };
-        let mut command = self.0.command(&invocation.environment);
-        command
-            .env("PROGRESS_FD", PROGRESS_FD.to_string())
-            .stdin(Stdio::piped())
-            .fd_mappings(vec![sender])
-            .map_err(|error| error.to_string())?;
-        let mut child = command.spawn().map_err(|error| self.0.not_started(&error))?;
-        // Closes the writing end of the pipe, which would keep the reading end open.
-        drop(command);
-        let group = ProcessGroup::of(&child).ok_or("the command has no process id")?;
+        let stdin = |command: &mut Command| drop(command.stdin(Stdio::piped()));
+        let (mut child, group, report) = self.0.start(&invocation.environment, stdin)?;
         let said = Arc::new(Mutex::new(Said::default()));
         let (owned, saying) = (context.clone(), Arc::clone(&said));
         let reading = async move {

@@ -5,27 +5,34 @@ mod call;
 mod command;
 mod failure;
 mod http;
+mod log;
 mod output;
 mod process_group;
 mod server;
+mod traceback;
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::time::Duration;
 
+use command_fds::{CommandFdExt, FdMapping};
 use journal::SettingError;
 use journal::settings::optional;
-use serde_json::value::RawValue;
-use tokio::process::Command;
+use tokio::net::unix::pipe::{Receiver, pipe};
+use tokio::process::{Child, Command};
 
+use crate::AgentError;
 use crate::agent_environment::agent_environment;
-use crate::{Agent, AgentError, Invocation};
+use process_group::ProcessGroup;
 
 pub use command::CommandAgent;
 pub use http::HttpAgent;
 
 /// How long an agent's process that has to end may save its work, from SIGTERM to SIGKILL.
 const GRACE: Duration = Duration::from_secs(3);
+
+/// The file descriptor on which an agent's program reports its progress, and a command its result.
+const PROGRESS_FD: i32 = 3;
 
 /// The agent that the environment names.
 #[derive(Debug)]
@@ -54,30 +61,6 @@ impl NamedAgent {
                 let value = env(name).unwrap_or_default();
                 Err(SettingError::Malformed { name, value, expected: ONE })
             }
-        }
-    }
-}
-
-impl Agent for NamedAgent {
-    type Output = Box<RawValue>;
-
-    fn grace(&self) -> Duration {
-        match self {
-            Self::Command(agent) => agent.grace(),
-            Self::Http(agent) => agent.grace(),
-        }
-    }
-
-    async fn run(&self, invocation: Invocation) -> Result<Box<RawValue>, AgentError> {
-        match self {
-            Self::Command(agent) => agent.run(invocation).await,
-            Self::Http(agent) => agent.run(invocation).await,
-        }
-    }
-
-    async fn stop(&self) {
-        if let Self::Http(agent) = self {
-            agent.stop().await;
         }
     }
 }
@@ -115,8 +98,15 @@ impl CommandLine {
         Ok(Some(Self { program, arguments, environment: agent_environment(env)? }))
     }
 
-    /// The program, ready to be started: the leader of a process group, with what it writes on pipes.
-    fn command(&self, environment: &BTreeMap<String, String>) -> Command {
+    /// Starts the program as the leader of a process group, with what it writes on pipes. One of them
+    /// is for its progress.
+    fn start(
+        &self,
+        environment: &BTreeMap<String, String>,
+        prepare: impl FnOnce(&mut Command),
+    ) -> Result<(Child, ProcessGroup, Receiver), AgentError> {
+        let (sender, progress) = pipe()?;
+        let sender = FdMapping { parent_fd: sender.into_blocking_fd()?, child_fd: PROGRESS_FD };
         let mut command = Command::new(&self.program);
         command
             .args(&self.arguments)
@@ -129,11 +119,18 @@ impl CommandLine {
             .env_remove("AGENT_ENVIRONMENT")
             .envs(&self.environment)
             .envs(environment)
+            .env("PROGRESS_FD", PROGRESS_FD.to_string())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)
-            .kill_on_drop(true);
-        command
+            .kill_on_drop(true)
+            .fd_mappings(vec![sender])
+            .map_err(|error| error.to_string())?;
+        prepare(&mut command);
+        // What is dropped here is the writing end of the pipe, which would keep the reading end open.
+        let child = command.spawn().map_err(|error| self.not_started(&error))?;
+        let group = ProcessGroup::of(&child).ok_or("the agent's program has no process id")?;
+        Ok((child, group, progress))
     }
 
     /// Why it could not be started.

@@ -1,8 +1,6 @@
-//! What an agent's process writes: its result, its log and its progress.
+//! What an agent's process writes, and what of it is its progress and its result.
 
-use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use journal::Step;
 use journal::text::{tail, truncate};
@@ -18,146 +16,8 @@ const MAX_RESULT_BYTES: usize = 1024 * 1024;
 /// How much of one line is logged; a longer one is logged in pieces.
 const MAX_LINE_BYTES: u64 = 64 * 1024;
 
-/// How much of the end of the log is kept, to find the cause of a failure in it.
-const TAIL_BYTES: usize = 32 * 1024;
-
 /// How much of an invalid line of progress is logged.
 const MAX_QUOTED_BYTES: usize = 200;
-
-/// Lines that one task may write to the log from each of stdout and stderr.
-const MAX_LOG_LINES: usize = 10_000;
-
-/// Bytes that one task may write to the log from each of stdout and stderr.
-const MAX_LOG_BYTES: usize = 10_000_000;
-
-/// What a program writes as it dies takes less time than this.
-const BURST: Duration = Duration::from_secs(1);
-
-/// How often the log says how much it leaves out.
-const LEFT_OUT_INTERVAL: Duration = Duration::from_secs(60);
-
-/// Which of its outputs an agent wrote a line to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stream {
-    Stdout,
-    Stderr,
-}
-
-/// An agent's lines on their way to the log, and the last of them.
-#[derive(Debug)]
-pub(super) struct AgentLog {
-    stream: Stream,
-    lines: usize,
-    bytes: usize,
-    left_out: u64,
-    said: Instant,
-    tail: VecDeque<(Instant, String)>,
-    tail_bytes: usize,
-    /// How many lines came before those of the tail.
-    dropped: usize,
-}
-
-impl AgentLog {
-    pub fn new(stream: Stream) -> Self {
-        let (tail, said) = (VecDeque::new(), Instant::now());
-        Self { stream, lines: 0, bytes: 0, left_out: 0, said, tail, tail_bytes: 0, dropped: 0 }
-    }
-
-    /// Logs a line, or counts it if the task has logged too much.
-    pub fn line(&mut self, line: &[u8]) {
-        let text = String::from_utf8_lossy(line).trim_end().to_owned();
-        (self.lines, self.bytes) = (self.lines + 1, self.bytes + text.len());
-        if self.lines > MAX_LOG_LINES || self.bytes > MAX_LOG_BYTES {
-            self.left_out += 1;
-            if self.said.elapsed() > LEFT_OUT_INTERVAL || self.left_out == 1 {
-                self.say_what_is_left_out();
-            }
-        } else {
-            match self.stream {
-                Stream::Stdout => tracing::info!(target: "agent::stdout", "{text}"),
-                Stream::Stderr => tracing::info!(target: "agent::stderr", "{text}"),
-            }
-        }
-        // With its end: a blank line takes room too.
-        self.tail_bytes += text.len() + 1;
-        self.tail.push_back((Instant::now(), text));
-        while self.tail_bytes > TAIL_BYTES && self.tail.len() > 1 {
-            self.tail_bytes -= self.tail.pop_front().map_or(0, |(_, dropped)| dropped.len() + 1);
-            self.dropped += 1;
-        }
-    }
-
-    /// Another task may log as much as the one before it.
-    pub fn another_task(&mut self) {
-        if self.left_out > 0 {
-            self.say_what_is_left_out();
-        }
-        (self.lines, self.bytes, self.left_out) = (0, 0, 0);
-    }
-
-    /// How many lines have come.
-    pub fn count(&self) -> usize {
-        self.dropped + self.tail.len()
-    }
-
-    /// The last lines, of those that came after the first `from`.
-    pub fn last_words(&self, from: usize) -> LastWords {
-        let tail = self.tail.iter().skip(from.saturating_sub(self.dropped));
-        let end = self.tail.back().map(|(time, _)| *time);
-        let is_old = |time: &Instant| end.is_some_and(|end| end - *time > BURST);
-        LastWords {
-            lines: tail.clone().map(|(_, line)| without_colours(line)).collect(),
-            old: tail.take_while(|(time, _)| is_old(time)).count(),
-        }
-    }
-
-    fn say_what_is_left_out(&mut self) {
-        self.said = Instant::now();
-        tracing::warn!(
-            left_out = self.left_out,
-            "the agent logs too much: the lines of {:?} that come after {MAX_LOG_LINES} lines or {} MB are left out",
-            self.stream,
-            MAX_LOG_BYTES / 1_000_000
-        );
-    }
-}
-
-impl Drop for AgentLog {
-    fn drop(&mut self) {
-        if self.left_out > 0 {
-            self.say_what_is_left_out();
-        }
-    }
-}
-
-/// The last lines of a program.
-#[derive(Debug, Default)]
-pub(super) struct LastWords {
-    pub lines: Vec<String>,
-    /// How many of them came some time before the last one: what they tell of, the program survived.
-    pub old: usize,
-}
-
-/// The last words of stderr, or if that is silent of stdout, after as many lines of each.
-pub(super) fn last_words(
-    out: &AgentLog,
-    err: &AgentLog,
-    from_out: usize,
-    from_err: usize,
-) -> LastWords {
-    let words = err.last_words(from_err);
-    let silent = words.lines.iter().all(String::is_empty);
-    if silent { out.last_words(from_out) } else { words }
-}
-
-/// A line without the sequences that colour it.
-fn without_colours(line: &str) -> String {
-    let mut parts = line.split("\u{1b}[");
-    let first = parts.next().unwrap_or_default().to_owned();
-    // A sequence ends with its first letter.
-    let rest = parts.map(|part| part.split_once(|end: char| end.is_ascii_alphabetic()));
-    first + &rest.map(|parted| parted.map_or("", |(_, text)| text)).collect::<String>()
-}
 
 /// Reads to the end, and hands on each line, a long one in pieces.
 pub(super) async fn read_lines(

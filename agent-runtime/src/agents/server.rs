@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use command_fds::{CommandFdExt, FdMapping};
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 use tokio::process::Child;
@@ -16,9 +15,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Span;
 
 use super::CommandLine;
-use super::command::PROGRESS_FD;
 use super::failure::{exception, failure, quoted};
-use super::output::{AgentLog, LastWords, Stream, last_words, progress, read_lines, read_progress};
+use super::log::{AgentLog, LastWords, Stream, last_words};
+use super::output::{progress, read_lines, read_progress};
 use super::process_group::{ProcessGroup, how};
 use crate::{AgentError, TaskContext};
 
@@ -69,22 +68,15 @@ impl Server {
         environment: &BTreeMap<String, String>,
     ) -> Result<Self, AgentError> {
         let port = free_port()?;
-        let (sender, said) = tokio::net::unix::pipe::pipe()?;
-        let sender = FdMapping { parent_fd: sender.into_blocking_fd()?, child_fd: PROGRESS_FD };
         let of_session = environment.iter().filter(|(name, _)| *name == "SESSION_ID");
         let of_session = of_session.map(|(name, value)| (name.clone(), value.clone())).collect();
-        let mut command = command_line.command(&of_session);
-        command
-            .env("PORT", port.to_string())
-            .env("UVICORN_PORT", port.to_string())
-            .env("HOST", "127.0.0.1")
-            .env("PROGRESS_FD", PROGRESS_FD.to_string())
-            .stdin(Stdio::null())
-            .fd_mappings(vec![sender])
-            .map_err(|error| error.to_string())?;
-        let mut child = command.spawn().map_err(|error| command_line.not_started(&error))?;
-        drop(command);
-        let group = ProcessGroup::of(&child).ok_or("the server has no process id")?;
+        let (mut child, group, said) = command_line.start(&of_session, |command| {
+            command
+                .env("PORT", port.to_string())
+                .env("UVICORN_PORT", port.to_string())
+                .env("HOST", "127.0.0.1")
+                .stdin(Stdio::null());
+        })?;
         let desk = Arc::new(Mutex::new(Desk {
             out: AgentLog::new(Stream::Stdout),
             err: AgentLog::new(Stream::Stderr),
