@@ -460,16 +460,8 @@ async fn no_event_is_lost_and_no_verdict_is_false_in_a_storm() {
     for stack in &storm.stacks {
         stack.system.stop().await;
     }
-    for wrong in [
-        &found.lost,
-        &found.overwritten,
-        &found.out_of_order,
-        &found.second_ends,
-        &found.open,
-        &found.false_verdicts,
-    ] {
-        assert!(wrong.is_empty(), "STORM_SEED={seed}\n{wrong:#?}");
-    }
+    let wrong = found.wrong().map(|(_, wrong)| wrong).concat();
+    assert!(wrong.is_empty(), "STORM_SEED={seed}\n{wrong:#?}");
     assert!(found.events > sessions.len(), "a storm without sessions");
 }
 
@@ -480,15 +472,9 @@ fn report(sessions: &[Session], found: &Found, faults: usize) {
         *ends.entry(end.unwrap_or_else(|| "direct call".to_owned())).or_default() += 1;
     }
     println!("{} events, {faults} faults, {} sessions: {ends:?}", found.events, sessions.len());
-    println!(
-        "lost {}, overwritten {}, out of order {}, second ends {}, left open {}, false verdicts {}",
-        found.lost.len(),
-        found.overwritten.len(),
-        found.out_of_order.len(),
-        found.second_ends.len(),
-        found.open.len(),
-        found.false_verdicts.len(),
-    );
+    for (what, wrong) in found.wrong() {
+        println!("{what}: {}", wrong.len());
+    }
     println!("killed containers noticed: {}", times(&found.noticed));
     println!("silent for {} s, noticed: {}", LONG.as_secs(), times(&found.noticed_silence));
 }

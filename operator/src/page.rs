@@ -86,7 +86,8 @@ pub fn session_page(
         );
     };
     let is_running = run.ending == Ending::Running && !run.has_expired(now) && unwatched.is_none();
-    let standing = Standing::of(Some(run), run.failure().and_then(|it| it.error_type.as_deref()), "", now);
+    let standing =
+        Standing::of(Some(run), run.failure().and_then(|it| it.error_type.as_deref()), "", now);
     let (lanes, end) = lanes(run, now);
     let refresh = (links.served && is_running).then_some(!links.paused);
     let content = html! {

@@ -79,6 +79,21 @@ pub struct Found {
     pub noticed_silence: Vec<f64>,
 }
 
+impl Found {
+    /// All that must not be, by name.
+    #[must_use]
+    pub fn wrong(&self) -> [(&'static str, &[String]); 6] {
+        [
+            ("lost", &self.lost),
+            ("overwritten", &self.overwritten),
+            ("out of order", &self.out_of_order),
+            ("second ends", &self.second_ends),
+            ("left open", &self.open),
+            ("false verdicts", &self.false_verdicts),
+        ]
+    }
+}
+
 /// An item as DynamoDB's JSON has it.
 type Item = Value;
 
@@ -237,15 +252,7 @@ mod tests {
 
     /// How many: lost, overwritten, out of order, second ends, open, false verdicts.
     fn counts(session: Session, table: &[Item], applied: &[Item]) -> [usize; 6] {
-        let found = check(&[session], table, applied);
-        [
-            found.lost.len(),
-            found.overwritten.len(),
-            found.out_of_order.len(),
-            found.second_ends.len(),
-            found.open.len(),
-            found.false_verdicts.len(),
-        ]
+        check(&[session], table, applied).wrong().map(|(_, wrong)| wrong.len())
     }
 
     #[test]

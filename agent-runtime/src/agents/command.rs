@@ -8,7 +8,7 @@ use journal::SettingError;
 use nix::sys::signal::Signal;
 use serde_json::value::RawValue;
 use tokio::io::AsyncWriteExt;
-use tokio::process::{ChildStdin, Command};
+use tokio::process::ChildStdin;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
@@ -66,8 +66,9 @@ impl Agent for CommandAgent {
 
     async fn run(&self, invocation: Invocation) -> Result<Box<RawValue>, AgentError> {
         let context = &invocation.context;
-        let stdin = |command: &mut Command| drop(command.stdin(Stdio::piped()));
-        let (mut child, group, report) = self.0.start(&invocation.environment, stdin)?;
+        let (mut child, group, report) = self.0.start(&invocation.environment, |command| {
+            command.stdin(Stdio::piped());
+        })?;
         let said = Arc::new(Mutex::new(Said::default()));
         let (owned, saying) = (context.clone(), Arc::clone(&said));
         let reading = async move {
