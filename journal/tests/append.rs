@@ -14,8 +14,10 @@ use aws_sdk_dynamodb::config::Builder;
 use chrono::{DateTime, Utc};
 use journal::{
     AppendErrorKind, Draft, Event, Journal, SessionId, SessionJournal, Settings, Source, Status,
-    Timestamp,
+    TERMINAL_DEADLINE,
 };
+use opentelemetry::Context;
+use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
 use support::{open, open_calm};
 use testing::{Dynamo, Fault};
 use tokio::time::Instant;
@@ -300,6 +302,50 @@ async fn missing_credentials_and_a_missing_table_are_what_the_real_sdk_makes_of_
     }
 }
 
+#[tokio::test]
+async fn an_environment_in_which_nothing_can_be_sent_says_what_to_set() {
+    let none = Builder::new()
+        .behavior_version(aws_sdk_dynamodb::config::BehaviorVersion::latest())
+        .credentials_provider(aws_sdk_dynamodb::config::Credentials::for_tests());
+    let region = aws_sdk_dynamodb::config::Region::new(testing::REGION);
+    let no_url = none.clone().region(region).endpoint_url("localhost:8000");
+    for (config, said) in [
+        (none, "table t cannot be reached: there is no valid AWS region: set AWS_REGION"),
+        (no_url, "table t cannot be reached: an endpoint is not a URL: see AWS_ENDPOINT_URL"),
+    ] {
+        let settings = Settings { table_name: "t".to_owned(), retention_days: None };
+        let journal = writer(&Journal::new(config, settings));
+        let error = journal.append(draft(), None, DEADLINE).await.unwrap_err();
+        assert_eq!(error.kind, AppendErrorKind::Refused, "{error:?}");
+        let text = journal::display_chain(&error);
+        assert!(text.contains(said), "{text}");
+    }
+}
+
+/// Such as the metadata service of a container, which the SDK asks for credentials.
+#[tokio::test(start_paused = true)]
+async fn the_status_that_the_sdk_hides_is_said() {
+    #[derive(Debug)]
+    #[allow(dead_code, reason = "the status is only in what is printed for debugging")]
+    struct StatusCode(u16);
+    #[derive(Debug, thiserror::Error)]
+    #[error("refused")]
+    struct Refused {
+        #[allow(dead_code, reason = "the same")]
+        status: StatusCode,
+    }
+    let dynamo = Dynamo::new(|_| Fault::None);
+    let refuses = provide_credentials_fn(|| async {
+        Err(CredentialsError::provider_error(Refused { status: StatusCode(405) }))
+    });
+    let settings = Settings { table_name: "t".to_owned(), retention_days: None };
+    let journal = Journal::new(dynamo.config().credentials_provider(refuses), settings);
+    let error = writer(&journal).append(draft(), None, DEADLINE).await.unwrap_err();
+    let text = journal::display_chain(&error);
+    assert!(text.ends_with(": refused (HTTP 405)"), "{text}");
+    assert!(text.contains("no valid AWS credentials to use table t: "), "{text}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn credentials_that_do_not_come_are_missing_credentials() {
     let dynamo = Dynamo::new(|_| Fault::None);
@@ -343,6 +389,29 @@ async fn a_terminal_event_outlasts_every_error_for_fifteen_minutes() {
     assert_eq!(event["PK"], format!("SESSION#{}", session_id()));
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_attempt_at_the_deadline_of_a_terminal_event_has_three_seconds() {
+    let deadline = Instant::now() + TERMINAL_DEADLINE;
+    let dynamo = Dynamo::new(move |_| match Instant::now() < deadline {
+        true => Fault::Refused("AccessDeniedException"),
+        false => Fault::Hang,
+    });
+    let draft = Draft::completed("\"done\"", 6);
+    let error =
+        writer(&open(&dynamo)).append_terminal(draft, std::future::pending()).await.unwrap_err();
+    assert_eq!(error.kind, AppendErrorKind::Unknown, "{error:?}");
+    assert_eq!(deadline.elapsed(), Duration::from_secs(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_are_taken_until_the_deadline_are_certainly_no_write() {
+    let collision = Fault::Refused("ConditionalCheckFailedException");
+    let dynamo = Dynamo::scripted([collision]);
+    let error = writer(&open(&dynamo)).append(draft(), None, Duration::ZERO).await.unwrap_err();
+    assert_eq!(error.kind, AppendErrorKind::Failed, "{error:?}");
+    assert_eq!(dynamo.calls().len(), 1);
+}
+
 #[tokio::test]
 async fn colliding_timestamps_tick_on_and_nothing_is_overwritten() {
     let micros = Arc::new(AtomicI64::new(0));
@@ -373,10 +442,12 @@ async fn a_cause_sorts_before_its_effect_when_clocks_step_back_or_differ() {
     micros.store(-3_600_000_000, Ordering::Relaxed);
     let next = behind.append(draft(), None, DEADLINE).await.unwrap();
     assert_eq!(next, effect.plus_micros(1), "this process knows what it wrote to the session");
-    // A day ahead is no skew.
-    let absurd: Timestamp = "2026-11-25T02:45:00.000000Z".parse().unwrap();
-    let after_absurd = behind.append(draft(), Some(absurd), DEADLINE).await.unwrap();
+    // More than a day ahead is no skew.
+    let day = behind.now().plus_micros(24 * 60 * 60 * 1_000_000);
+    let after_absurd = behind.append(draft(), Some(day.plus_micros(1)), DEADLINE).await.unwrap();
     assert_eq!(after_absurd, next.plus_micros(1));
+    let after_day = behind.append(draft(), Some(day), DEADLINE).await.unwrap();
+    assert_eq!(after_day, day.plus_micros(1));
 }
 
 #[tokio::test]
@@ -387,11 +458,12 @@ async fn an_item_is_what_the_contract_says() {
         .with_clock(clock(&Arc::new(AtomicI64::new(120_000))));
     let draft =
         Draft::failure(Status::AgentInvocationFailed, "RuntimeClientError", &"é".repeat(1_000_000));
-    journal
-        .session(session_id(), "run-1", Source::Invoker)
-        .append(draft, None, DEADLINE)
-        .await
-        .unwrap();
+    let (trace, span) = (TraceId::from(0x4bf9_2f35_77b3_4da6), SpanId::from(7));
+    let span = SpanContext::new(trace, span, TraceFlags::SAMPLED, true, TraceState::NONE);
+    let writer = journal.session(session_id(), "run-1", Source::Invoker);
+    let writer = writer.in_trace(Context::new().with_remote_span_context(span.clone()));
+    assert_eq!(writer.trace().span().span_context(), &span);
+    writer.append(draft, None, DEADLINE).await.unwrap();
     let call = &dynamo.calls()[0].body;
     assert_eq!(call["ConditionExpression"], "attribute_not_exists(PK)");
     assert_eq!(call["ReturnValuesOnConditionCheckFailure"], "ALL_OLD");
@@ -408,6 +480,7 @@ async fn an_item_is_what_the_contract_says() {
         journal::text::MAX_ERROR_MESSAGE_BYTES
     );
     assert_eq!(item["ExpiresAt"]["N"], (1_795_401_900 + 30 * 86_400).to_string());
+    assert_eq!(item["TraceId"]["S"], trace.to_string());
     assert_eq!(item["EventId"]["S"].as_str().unwrap().len(), 36);
     assert!(item.to_string().len() < 400 * 1024);
 }

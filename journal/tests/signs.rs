@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use journal::{Draft, Journal, Mark, SessionId, SignKind, Signs, Source, Status};
+use journal::{Draft, FaultKind, Journal, Mark, SessionId, SignKind, Signs, Source, Status};
 use serde_json::{Value, json};
 use support::open;
 use testing::{Dynamo, Fault, TABLE_NAME};
@@ -82,6 +82,22 @@ async fn a_key_that_no_slot_has_leads_nobody_to_the_end_of_the_numbers() {
 }
 
 #[tokio::test]
+async fn each_kind_is_read_and_an_unknown_one_is_a_challenge() {
+    let dynamo = Dynamo::new(|_| Fault::None);
+    for (slot, kind) in ["Beat", "Challenge", "Lost", "Stop", "Other"].iter().enumerate() {
+        let key = format!("{STARTED}#{slot:06}");
+        let item =
+            json!({"PK": {"S": format!("ALIVE#{}", id())}, "SK": {"S": key}, "Kind": {"S": kind}});
+        let put = json!({"TableName": TABLE_NAME, "Item": item});
+        dynamo.database.put_item(serde_json::from_value(put).unwrap()).unwrap();
+    }
+    let read = open(&dynamo).signs(&id(), STARTED).await.unwrap();
+    let kinds = Vec::from_iter(read.iter().rev().map(|sign| sign.kind));
+    use SignKind::{Beat, Challenge, Lost, Stop};
+    assert_eq!(kinds, [Beat, Challenge, Lost, Stop, Challenge]);
+}
+
+#[tokio::test]
 async fn a_slot_that_may_be_free_is_tried_again_and_an_own_one_is_known() {
     for (fault, puts) in [
         (Fault::Refused("ThrottlingException"), 1),
@@ -95,6 +111,15 @@ async fn a_slot_that_may_be_free_is_tried_again_and_an_own_one_is_known() {
         assert_eq!(container.take(Mark::Beat(None)).await, Ok(None), "{fault:?}");
         assert_eq!(items(&dynamo).len(), puts, "{fault:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_without_an_answer_is_given_up_after_five_seconds() {
+    let dynamo = Dynamo::new(|_| Fault::Hang);
+    let start = Instant::now();
+    let fault = signs(&open(&dynamo), 0).take(Mark::Beat(None)).await.unwrap_err();
+    assert_eq!(fault.kind, FaultKind::Ambiguous, "{fault}");
+    assert_eq!(start.elapsed(), Duration::from_secs(5));
 }
 
 #[tokio::test(start_paused = true)]
