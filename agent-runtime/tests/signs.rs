@@ -96,6 +96,22 @@ async fn agents_that_block_every_thread_hold_up_no_sign() {
 }
 
 #[tokio::test]
+async fn a_sign_that_is_throttled_is_not_tried_again_within_a_second() {
+    let dynamo = Dynamo::new(|call| match call.body["Item"]["Kind"]["S"] == "Beat" {
+        true => Fault::Refused("ThrottlingException"),
+        false => Fault::None,
+    });
+    let host = quick(&dynamo);
+    let tried = || dynamo.calls().iter().filter(|call| call.status().is_empty()).count();
+    host.invoke(&session_id(), "run-1", json!({"do": "hang"})).await;
+    eventually("the first attempt", async || (tried() > 0).then_some(())).await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert_eq!(tried(), 1);
+    eventually("the second one", async || (tried() > 1).then_some(())).await;
+    host.stop().await;
+}
+
+#[tokio::test]
 async fn a_stop_ends_the_task_with_its_reason() {
     let host = quick(&Dynamo::new(|_| Fault::None));
     let id = session_id();
