@@ -107,11 +107,20 @@ fn definition() -> Definition {
 }
 
 async fn run(definition: &Definition, input: Value, answer: impl Fn(&Call) -> Answer) -> Ended {
+    run_named(SESSION, definition, input, answer).await
+}
+
+async fn run_named(
+    name: &str,
+    definition: &Definition,
+    input: Value,
+    answer: impl Fn(&Call) -> Answer,
+) -> Ended {
     let machine = StateMachine::load(&definition.render()).unwrap();
     let begin = BEGIN.parse().unwrap();
     let (now, calls) = (Cell::new(begin), RefCell::default());
     let script = Script { begin, now, calls, answer };
-    let (end, _) = Execution::new(SESSION, input).run(&machine, &script).await;
+    let (end, _) = Execution::new(name, input).run(&machine, &script).await;
     Ended { calls: script.calls.into_inner(), end }
 }
 
@@ -155,6 +164,41 @@ fn completed() -> Value {
 
 fn sign(task: &str, slot: u32, kind: &str) -> Value {
     json!({"SK": {"S": format!("{task}#{slot:06}")}, "Kind": {"S": kind}})
+}
+
+#[tokio::test]
+async fn the_input_names_the_session_and_the_agent_gets_the_rest() {
+    let other = "session-given-in-the-input-0123456789";
+    for (input, id, rest) in [
+        (json!({"n": 1}), SESSION, json!({"n": 1})),
+        (json!({"session_id": other, "n": 1}), other, json!({"n": 1})),
+        (json!({"session_id": other, "sessionId": 7}), other, json!({"sessionId": 7})),
+        (json!("text"), SESSION, json!("text")),
+    ] {
+        let ended = run(&definition(), input, |_| None).await;
+        let invoked = ended.calls.iter().find(|call| call.what == "invoke").unwrap();
+        let payload = &invoked.arguments["Payload"];
+        assert_eq!((&payload["session_id"], &payload["input"]), (&json!(id), &rest));
+    }
+    let misnamed = "The input has sessionId and no session_id: its name is session_id. A session";
+    let unnamed =
+        "The input has no session_id, and the name of the execution is no session id: give";
+    for (input, said) in [
+        (json!({"sessionId": other}), misnamed),
+        (json!({"n": 1}), unnamed),
+        (json!("text"), unnamed),
+        (json!({"session_id": "short"}), "A session id is 33"),
+        (json!({"session_id": 7}), "A session id is 33"),
+        (json!({"session_id": "short", "sessionId": other}), "A session id is 33"),
+    ] {
+        let ended = run_named("short", &definition(), input, |_| None).await;
+        let ExecutionEnd::Failed { error, cause } = ended.end else { unreachable!() };
+        assert_eq!((&*error, cause.starts_with(said)), ("SessionIdInvalid", true), "{cause}");
+        assert!(ended.calls.is_empty());
+    }
+    // Even if the execution has the name of a session.
+    let ended = run(&definition(), json!({"sessionId": other}), |_| None).await;
+    assert!(ended.calls.is_empty());
 }
 
 #[tokio::test]
@@ -571,6 +615,10 @@ async fn a_trace_has_32_digits_and_begins_with_the_time() {
         (json!({"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}), true),
         (json!({}), false),
         (json!("text"), false),
+        (json!({"traceparent": 7}), false),
+        (json!({"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736"}), false),
+        (json!({"traceparent": "00-00000000000000000000000000000000-00f067aa0ba902b7-01"}), false),
+        (json!({"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01"}), false),
     ] {
         let ended = run(&definition(), input, |_| None).await;
         let invoked = ended.calls.iter().find(|call| call.what == "invoke").unwrap();
