@@ -181,7 +181,10 @@ pub async fn read_runs<'a>(
 }
 
 /// Reads the signs of life of each run that has an open task.
-async fn with_signs<'a>(
+///
+/// # Errors
+/// If they cannot be read.
+pub async fn with_signs<'a>(
     journal: &Journal,
     id: &SessionId,
     mut runs: Vec<Run<'a>>,
