@@ -135,8 +135,11 @@ async fn a_text_that_ends_in_json_is_a_text_and_the_log_names_the_cure_once() {
     let container = Container::start(command).await;
     let end = container.run(&json!({})).await;
     assert_eq!(end.result.as_deref(), Some(r#""Let me count.\nI [counted].{\"words\": 3}""#));
-    let log = container.program.log();
-    assert_eq!(log.matches("give the result with agent_journal.result").count(), 1, "{log}");
+    let hint = "give the result with agent_journal.result";
+    // Nothing waits for the log.
+    let said = async || Some(container.program.log()).filter(|log| log.contains(hint));
+    let log = eventually("the hint", said).await;
+    assert_eq!(log.matches(hint).count(), 1, "{log}");
 }
 
 #[tokio::test]
