@@ -122,9 +122,9 @@ async fn of_a_long_session_only_the_newest_run_is_shown() {
     let id = put_long_session(&table, Some("run-2"));
     let (exit, shown, _) = run(&table, &["events", id.as_str()]).await;
     assert_eq!(exit, Some(3));
-    assert_eq!(shown.matches("TASK_STEP_COMPLETED").count(), 10_000);
+    assert_eq!(shown.matches("  TASK_STEP_COMPLETED").count(), 10_000);
     assert!(
-        !shown.contains("SESSION_INITIATED") && shown.contains("(2 of 2)"),
+        !shown.contains("SESSION_INITIATED") && shown.contains("newest of 2 runs"),
         "{}",
         &shown[..500]
     );
@@ -312,7 +312,7 @@ async fn start_runs_a_session_and_watch_shows_it_to_its_end() {
     // The same session again is another run, and that is the one that is watched.
     let (exit, shown, _) = session(&["start", "--watch", "--id", id, "wrong"]).await;
     assert_eq!(exit, Some(1), "{shown}");
-    assert!(shown.contains("(2 of 2)") && shown.contains("SESSION_FAILED"), "{shown}");
+    assert!(shown.contains("newest of 2 runs") && shown.contains("SESSION_FAILED"), "{shown}");
     let (exit, shown, stderr) = session(&["start"]).await;
     assert_eq!((exit, &*stderr), (Some(0), ""));
     let (exit, ..) = session(&["events", shown.trim(), "--follow"]).await;
