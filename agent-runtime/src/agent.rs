@@ -29,8 +29,7 @@ pub trait Agent: Send + Sync + 'static {
 
     /// Does the work. `Ok` is the result that AGENT_BACKGROUND_TASK_COMPLETED carries, as JSON.
     ///
-    /// The future is dropped when the task has to end early, so what it owns has to clean up when
-    /// dropped.
+    /// If the task has to end early, the future is dropped, so what it owns must clean up in `Drop`.
     ///
     /// # Errors
     /// The error becomes AGENT_BACKGROUND_TASK_FAILED with its type and message.
@@ -46,7 +45,7 @@ pub trait Agent: Send + Sync + 'static {
     }
 
     /// Ends what the agent keeps between two tasks. Called once, when the container stops and its tasks
-    /// have ended. It has a second.
+    /// have ended. It may take one second.
     fn stop(&self) -> impl Future<Output = ()> + Send {
         std::future::ready(())
     }
@@ -76,8 +75,8 @@ impl AnyAgent {
     }
 }
 
-/// JSON that not every parser takes (`1e999`, half of a surrogate pair, hundreds of levels) would fail
-/// the workflow that parses the result. It becomes a text.
+/// JSON that some parsers refuse (`1e999`, half of a surrogate pair, hundreds of levels) would fail
+/// the workflow, which parses the result. So it becomes a text.
 fn usable(result: Box<RawValue>) -> serde_json::Result<Box<RawValue>> {
     let text = result.get();
     // A longer one is cut, and nobody parses it.
@@ -99,14 +98,14 @@ pub struct Invocation {
     /// `SESSION_ID`, `INVOCATION_ID` and the trace context, as a command finds them in its
     /// environment.
     pub environment: BTreeMap<String, String>,
-    /// The request's other headers, in small letters: what AgentCore hands on to an agent, such as
+    /// The request's other headers, in small letters: those that AgentCore passes to an agent, such as
     /// `workloadaccesstoken`.
     pub headers: BTreeMap<String, String>,
     /// The task's own tasks and progress.
     pub context: TaskContext,
 }
 
-/// Why an agent failed, as the journal will say it.
+/// Why an agent failed: the journal's `ErrorType` and `ErrorMessage`.
 ///
 /// `?` turns an error of any AWS SDK client into one with the type `CredentialsError` or
 /// `ClientError`, and a text, an invalid phase, or an I/O or JSON error into one with the type `AgentError`.

@@ -38,12 +38,12 @@ impl<'a> Body<'a> {
         Ok(Self { bytes, members })
     }
 
-    /// The member of this name; of several the last, as most parsers take it.
+    /// The member of this name. If it is repeated, the last one, as in most parsers.
     pub fn member(&self, name: &str) -> Option<&'a RawValue> {
         self.members.iter().rfind(|member| member.name == name).map(|member| member.value)
     }
 
-    /// The body without the members of this name, and otherwise byte for byte as it came.
+    /// The body without the members of this name; the rest is unchanged, byte for byte.
     pub fn without(&self, name: &str) -> Bytes {
         let mut kept = BytesMut::new();
         let mut at = 0;

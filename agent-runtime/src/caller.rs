@@ -1,4 +1,4 @@
-//! What the head of a request says: whose it is, and what caused it.
+//! What the head of a request says: its session, its run and its cause.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -51,7 +51,7 @@ pub(crate) struct Caller {
     run: Option<String>,
     /// The caller's own.
     pub baggage: Option<String>,
-    /// What the agent gets of the others.
+    /// The other headers that the agent gets.
     pub headers: BTreeMap<String, String>,
     /// Absent if the body comes in chunks.
     pub content_length: Option<usize>,
@@ -90,12 +90,12 @@ impl Caller {
         })
     }
 
-    /// The run of a request whose body does not tell it.
+    /// The run of a request whose body does not name one.
     pub fn run(&self) -> String {
         self.run.clone().unwrap_or_else(|| self.request_id.clone())
     }
 
-    /// The span that caused the request. The envelope names it, because AgentCore may not hand the
+    /// The span that caused the request. The envelope names it, because AgentCore may not pass the
     /// header on. A header of the same trace wins: it names a later span.
     fn parent<'a>(&'a self, request: Option<&'a Request>) -> Option<&'a TraceParent> {
         let header = self.traceparent.as_ref();

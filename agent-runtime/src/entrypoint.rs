@@ -1,8 +1,8 @@
 //! `POST /invocations`: journal the request, have a task started, answer at once.
 //!
 //! The body is read and parsed before AGENT_ENTRYPOINT_STARTED is written, because it carries the
-//! run's id and the timestamp of the cause, after which the event has to sort. The request is judged
-//! after the event, so that a refusal is journaled too.
+//! run's id and the timestamp of the cause, after which the event has to sort. The request is
+//! accepted or refused after the event, so that a refusal is journaled too.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -32,7 +32,7 @@ use crate::{Invocation, TaskContext};
 const STARTED_DEADLINE: Duration = Duration::from_secs(10);
 const FAILED_DEADLINE: Duration = Duration::from_secs(5);
 
-/// What the entrypoint needs of the process around it.
+/// What the entrypoint needs from the process.
 #[derive(Clone)]
 pub(crate) struct Entrypoint {
     /// Takes milliseconds at first: the SDK reads the system's certificates.
@@ -68,8 +68,8 @@ pub(crate) async fn invocations(
 }
 
 impl Entrypoint {
-    /// Answers a request. It is handled in tasks of its own, because it has to come to its last
-    /// event even if the caller hangs up in the middle.
+    /// Answers a request. A separate task handles it, so that its last event is written even if the
+    /// caller hangs up.
     async fn answer(
         &self,
         headers: &HeaderMap,
@@ -112,7 +112,7 @@ impl Entrypoint {
         })
     }
 
-    /// Handles a request in its span, if it is known whose session it is.
+    /// Handles a request in its span, if its session is known.
     async fn handle(
         self,
         caller: Caller,
@@ -173,7 +173,7 @@ impl Entrypoint {
     }
 }
 
-/// Reads a body. A large one on a thread of its own, because that takes milliseconds.
+/// Reads a body. A large one is read on another thread, because that takes milliseconds.
 async fn understand(
     caller: Caller,
     body: Result<Bytes, Refusal>,
@@ -209,8 +209,8 @@ fn invocation(request: Request, caller: Caller) -> Invocation {
     }
 }
 
-/// A refusal is an error of the span, even one that HTTP alone would call the caller's (4xx): it is
-/// a failure in the journal, and the trace must agree.
+/// A refusal is an error of the span, even with a status 4xx, which OpenTelemetry would not count as
+/// one: it is a failure in the journal, and the trace must agree.
 fn end_span(span: &SpanRef<'_>, answer: &Result<Bytes, Refusal>) {
     let status = match answer {
         Ok(_) => StatusCode::OK,

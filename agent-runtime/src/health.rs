@@ -3,10 +3,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-/// What `/ping` answers. AgentCore stops a container that is idle for some time, so the answer
-/// decides whether a running task lives; `time_of_last_update` therefore changes on a transition.
+/// What `/ping` answers. AgentCore stops a container that has been idle for some time, so a running
+/// task lives only if the answer is right. So `time_of_last_update` changes when the status changes.
 /// It also changes after a gap in the pings: AgentCore takes a snapshot of the container at its first
-/// ping, and may restore it days later. It would look idle since then.
+/// ping and may restore it days later. Otherwise the container would look idle since then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) struct Ping {
     status: &'static str,

@@ -1,4 +1,4 @@
-//! A task's signs of life, and the orders that come back by them.
+//! A task's signs of life, and the orders that the task finds in their place.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -11,15 +11,15 @@ use crate::AgentError;
 use crate::outcome::{lost, stopped};
 use crate::progress::Progress;
 
-/// Pause in milliseconds before a slot that may still be free is tried again.
+/// Milliseconds before the next attempt to take a slot that may still be free.
 const RETRY_MILLIS: RangeInclusive<u64> = 1_000..=2_000;
 
 /// The same while the workflow waits for an answer to its challenge. Each challenge takes a slot, so
 /// on a throttled table the answer must not wait long for luck.
 const ANSWER_MILLIS: RangeInclusive<u64> = 200..=400;
 
-/// Gives a sign of life every `interval`, and tells the first order that ends the task. It goes on
-/// for as long as it is polled: until the terminal event is durable, even after an order.
+/// Gives a sign of life every `interval`, and reports the first order that ends the task. It goes on
+/// as long as it is polled: until the terminal event is durable, even after an order.
 pub(crate) async fn beat(
     mut signs: Signs,
     interval: Option<Duration>,

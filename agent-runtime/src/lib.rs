@@ -1,13 +1,12 @@
-//! The containerized agent host: runs agents as supervised background tasks and journals how each
-//! of them begins and ends.
+//! The container's program: runs agents as supervised background tasks and journals how each of
+//! them begins and ends.
 //!
-//! It is not an agent framework: what an agent does, and with which model, is the agent's matter.
-//! It keeps no state besides the journal's: what a killed container was doing is known from the
-//! events that are missing.
+//! It is not an agent framework: the agent decides what it does, and with which model. It keeps its
+//! state only in the journal: missing events show what a killed container was doing.
 //!
 //! # An agent of your own
 //!
-//! Implement [`Agent`] and call [`run`]: that is a container's whole program.
+//! Implement [`Agent`] and call [`run`]. This is a container's whole program:
 //!
 //! ```no_run
 //! use agent_runtime::{Agent, AgentError, Invocation};
@@ -30,16 +29,16 @@
 //! }
 //! ```
 //!
-//! - What it returns is the result of the session; an [`AgentError`], a panic or a signal is its
-//!   failure, with type and message in the journal.
-//! - [`Invocation::context`] journals [phases](TaskContext) of the agent's own, and ties
-//!   [further tasks](TaskContext::spawn) to it.
+//! - The return value is the session's result. An [`AgentError`], a panic or a signal fails the
+//!   session, with type and message in the journal.
+//! - [`Invocation::context`] journals the agent's own [phases](TaskContext), and spawns
+//!   [further tasks](TaskContext::spawn) that end with the agent.
 //! - [`CommandAgent`] runs a program in any language, [`HttpAgent`] calls a server. The binary of this
-//!   crate is [`run_from_env`], which takes the one that the environment names.
-//! - The program's allocator is mimalloc. A program that has its own turns the feature `mimalloc`
-//!   off: `default-features = false`.
-//! - [`Settings`] are the environment variables. [`serve`] is the same without a process around it,
-//!   for a program that has a listener and a journal already, such as a test.
+//!   crate is [`run_from_env`], which runs the agent that the environment names.
+//! - The program's allocator is mimalloc. If your program has another one, turn off the feature
+//!   `mimalloc`: `default-features = false`.
+//! - [`Settings`] are the environment variables. [`serve`] does the same as [`run`] for a program that
+//!   has a listener and a journal already, such as a test.
 //!
 //! # How it works
 //!
@@ -51,8 +50,9 @@
 //!   the running agent.
 //! - `task` (a plain task) guards the agent and writes its one terminal event, as `outcome` decides.
 //!   `progress` is the agent's own way into the journal, `heartbeat` gives signs of life.
-//! - `agents` are the kinds of agent. `health` answers `/ping`, `socket` what actix does not. `server`
-//!   and `run` are the process around all this. `web_page` guards a port of one's own machine.
+//! - `agents` are the kinds of agent. `health` answers `/ping`, `socket` what actix does not answer.
+//!   `server` and `run` are the process around all this. `web_page` refuses requests of web pages to a
+//!   port of the user's machine.
 
 mod agent;
 mod agent_environment;

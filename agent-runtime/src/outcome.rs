@@ -9,11 +9,11 @@ use tokio::task::JoinError;
 
 use crate::AgentError;
 
-/// How a task ended: with its result as JSON, or with what the journal will say.
+/// How a task ended: with its result as JSON, or with its error.
 pub(crate) type Outcome = Result<Box<RawValue>, AgentError>;
 
-/// Turns an outcome into the task's one terminal event. A long result is there apart, by its beginning
-/// and its size in bytes.
+/// Turns an outcome into the task's one terminal event. A long result is passed separately: its
+/// beginning, and its size in bytes.
 pub(crate) fn terminal_event(outcome: &Outcome, long_result: Option<&(String, usize)>) -> Draft {
     match outcome {
         Ok(result) => match long_result {
@@ -26,30 +26,30 @@ pub(crate) fn terminal_event(outcome: &Outcome, long_result: Option<&(String, us
     }
 }
 
-/// Why a task failed that was told to stop before it ended.
+/// The error of a task that was told to stop before it ended.
 pub(crate) fn terminated() -> AgentError {
     AgentError::new("Terminated", "the container was told to stop before the agent ended")
 }
 
-/// Why a task failed that an operator stopped.
+/// The error of a task that an operator stopped.
 pub(crate) fn stopped(reason: Option<String>) -> AgentError {
     AgentError::new("Stopped", reason.unwrap_or_else(|| "an operator stopped the task".to_owned()))
 }
 
-/// Why a task failed that the workflow waits for no more.
+/// The error of a task for which the workflow does not wait any more.
 pub(crate) fn lost() -> AgentError {
     let text = "the workflow gave the session up, because it saw no sign of life of this container";
     AgentError::new("Lost", text)
 }
 
-/// Why a task failed that worked for longer than it may.
+/// The error of a task that worked longer than allowed.
 pub(crate) fn timed_out(limit: Duration) -> AgentError {
     let text =
         format!("the agent has not ended within {} s (TASK_TIMEOUT_SECONDS)", limit.as_secs());
     AgentError::new("TimedOut", text)
 }
 
-/// Why a task failed whose container is about to be stopped for its age.
+/// The error of a task whose container is about to be stopped for its age.
 pub(crate) fn lifetime_spent(lifetime: Duration) -> AgentError {
     let text = format!(
         "the container will be stopped soon, because its lifetime of {} s is nearly over: the agent was ended before that",
@@ -58,13 +58,13 @@ pub(crate) fn lifetime_spent(lifetime: Duration) -> AgentError {
     AgentError::new("LifetimeSpent", text)
 }
 
-/// Why a task failed whose start may be in the journal although the agent was not started.
+/// The error of a task whose start may be in the journal although the agent was not started.
 pub(crate) fn not_started() -> AgentError {
     let text = "the agent was not started: it is unknown whether its start was journaled";
     AgentError::new("NotStarted", text)
 }
 
-/// Why a task failed that did not end by itself.
+/// The error of a task that did not end by itself.
 pub(crate) fn not_joined(error: JoinError) -> AgentError {
     match error.try_into_panic() {
         Ok(panic) => AgentError::new("Panic", panic_text(&*panic)),

@@ -34,7 +34,7 @@ struct Taker {
     /// The journal's runtime: an agent that blocks its own thread must not keep events back.
     runtime: Handle,
     logs: Span,
-    /// How many events came, those over the limit included.
+    /// How many events came, including those over the limit.
     count: usize,
     /// When the newest one came.
     last: Option<Timestamp>,
@@ -75,8 +75,8 @@ impl Progress {
         self.taker().as_ref()?.last
     }
 
-    /// Takes no more progress, and waits a second until what came is in the journal. What is not
-    /// is dropped, so that nothing holds up the end of the task.
+    /// Takes no more progress, and waits one second until the journal has all of it. Then the rest is
+    /// dropped, so that it does not delay the end of the task.
     pub async fn close(&self) {
         let taker = self.taker().take();
         let Some(Taker { count, writer: Some((sender, mut writer)), .. }) = taker else { return };
@@ -100,7 +100,7 @@ impl Progress {
     }
 }
 
-/// Writes one event after the other: so a collision, which moves an event, cannot change their
+/// Writes one event after the other, so that a collision, which moves an event, cannot change their
 /// order.
 async fn write(journal: SessionJournal, mut drafts: UnboundedReceiver<Draft>) {
     let mut logged = false;

@@ -30,7 +30,7 @@ impl Refusal {
     }
 
     pub fn busy() -> Self {
-        let message = "too many large bodies are in hand: try again".to_owned();
+        let message = "too many large bodies are being processed: try again".to_owned();
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "Busy", message)
     }
 

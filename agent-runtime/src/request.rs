@@ -11,7 +11,7 @@ use thiserror::Error;
 use crate::Input;
 use crate::body::{Body, nesting};
 
-/// How deep a body may be nested: many parsers end at 127 levels, the envelope's included.
+/// How deep a body may be nested: many parsers accept 127 levels, including those of the envelope.
 const MAX_NESTING: usize = 120;
 
 /// A body that was understood.
@@ -25,7 +25,7 @@ pub(crate) struct Request {
     pub traceparent: Option<TraceParent>,
 }
 
-/// A body that was not; its text is the answer's `error`, with 400.
+/// A body that was not understood. The text is the `error` of the answer 400.
 #[derive(Debug, PartialEq, Error)]
 pub(crate) enum BadRequest {
     #[error("the body is not valid JSON: {0}")]
@@ -51,8 +51,8 @@ pub(crate) enum BadRequest {
 }
 
 /// Reads the body. It is the invoker's envelope if and only if it has both `input` and
-/// `invocation_id`; any other JSON is itself the input, less a `session_id`. `header` is the
-/// session id of the header, `request_id` the run's id if the body names none.
+/// `invocation_id`. Any other JSON is itself the input, without its `session_id`. `header` is the
+/// session id in the header, `request_id` the run's id if the body names none.
 pub(crate) fn parse(
     body: &Bytes,
     header: Option<&SessionId>,

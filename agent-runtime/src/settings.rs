@@ -4,7 +4,7 @@ use std::time::Duration;
 use journal::SettingError;
 use journal::settings::{ENDPOINT_URL, optional};
 
-/// What the container is configured with.
+/// The container's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Where the journal is.
@@ -16,7 +16,7 @@ pub struct Settings {
     pub host: IpAddr,
     /// Port to listen on (`PORT`, by default 8080; 0 takes a free one).
     pub port: u16,
-    /// What requests and tasks may do.
+    /// Limits of requests and tasks.
     pub limits: Limits,
 }
 
@@ -57,7 +57,7 @@ impl Settings {
     /// Reads the environment.
     ///
     /// # Errors
-    /// If a variable is missing or malformed; the error names it and the rule.
+    /// If a variable is missing or invalid. The error names the variable and the rule.
     pub fn from_env(env: impl Fn(&str) -> Option<String>) -> Result<Self, SettingError> {
         const URL: &str = "it must be an http:// or https:// URL";
         let journal_endpoint_url = optional(&env, ENDPOINT_URL, URL, |url| {

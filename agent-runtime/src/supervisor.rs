@@ -28,11 +28,11 @@ use crate::task::Task;
 use crate::worker::Worker;
 use crate::{Invocation, Limits};
 
-/// Ended tasks that are remembered for callers that send their invocation again. The oldest is
-/// forgotten first: each is up to 700 bytes.
+/// Ended tasks to remember for callers that send their invocation again, up to 700 bytes each. The
+/// oldest is forgotten first.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
 
-/// What is the same when a caller sends an invocation again.
+/// What identifies an invocation when a caller sends it again.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct InvocationKey {
     session_id: SessionId,
@@ -42,7 +42,7 @@ struct InvocationKey {
 /// A task's id and its AGENT_BACKGROUND_TASK_STARTED.
 type Started = (Uuid, Timestamp);
 
-/// A start under way, for which all callers of one invocation wait.
+/// A start in progress. All callers of one invocation wait for it.
 type Starting = Shared<BoxFuture<'static, Result<Started, StartError>>>;
 
 pub(crate) struct Supervisor {
@@ -50,7 +50,7 @@ pub(crate) struct Supervisor {
     /// The runtime on which agents run.
     agents: Handle,
     limits: Limits,
-    /// When the process did.
+    /// When the process started.
     started: Instant,
     health: Health,
     /// What the shutdown waits for.
@@ -64,8 +64,8 @@ pub(crate) struct Supervisor {
     ended: LruCache<InvocationKey, Result<Started, StartError>>,
 }
 
-/// Starts a task unless the same invocation was started before. Either way the answer is that of
-/// the first call, byte for byte.
+/// Starts a task unless the same invocation was started before. The answer is always that of the
+/// first call, byte for byte.
 pub(crate) struct Start {
     /// In the trace of this call.
     pub journal: SessionJournal,

@@ -8,14 +8,14 @@ use tracing::Instrument;
 
 use crate::progress::Progress;
 
-/// What an agent may do besides returning: run further tasks, and journal its progress. Cheap to
+/// What an agent can do besides returning: run further tasks, and journal its progress. Cheap to
 /// clone.
 ///
-/// What is [spawned](Self::spawn) by it is tied to the agent's task. What is
-/// [started](Self::started), [completed](Self::completed) or [failed](Self::failed) by it is a phase
-/// of the task in the journal: `TASK_{PHASE}_STARTED` and so on, between the task's own first event
-/// and its last. A phase is named by 1 to 50 of `A-Z a-z 0-9 _ -`. The text is for people, may be
-/// empty, and is cut at 1 KB. A task may write 1,000 such events. Further ones are dropped, and so
+/// A task that it [spawns](Self::spawn) is tied to the agent's task. A phase that it
+/// [starts](Self::started), [completes](Self::completed) or [fails](Self::failed) is an event of the
+/// task in the journal: `TASK_{PHASE}_STARTED` and so on, between the task's first event and its
+/// last. The name of a phase has 1 to 50 characters of `A-Z a-z 0-9 _ -`. The text is for people, may
+/// be empty, and is cut at 1 KB. A task may write 1,000 such events. Further ones are dropped, and so
 /// are those that come after the agent has ended. None of these calls waits.
 ///
 /// ```
@@ -39,15 +39,15 @@ pub struct TaskContext {
 }
 
 impl TaskContext {
-    /// Runs a future as part of the agent's task: it is aborted with it, the agent does not complete
-    /// before it does, and if it panics the agent has failed. (A plain `tokio::spawn` does none of
-    /// this: its panic is lost with the handle.)
+    /// Runs a future as part of the agent's task. It is aborted with the task, the agent completes only
+    /// after it, and its panic fails the agent. (A plain `tokio::spawn` does none of this: its panic
+    /// is lost with the handle.)
     pub fn spawn(&self, child: impl Future<Output = ()> + Send + 'static) {
         let child = child.with_current_context().in_current_span();
         self.children.lock().unwrap_or_else(PoisonError::into_inner).spawn(child);
     }
 
-    /// Resolves when the task has to end: an operator stopped it, its time is over, or its container
+    /// Resolves when the task has to end: an operator stops it, its time is over, or its container
     /// is told to stop. See [`Agent::grace`](crate::Agent::grace).
     pub async fn ending(&self) {
         self.ending.cancelled().await;

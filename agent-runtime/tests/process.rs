@@ -290,7 +290,7 @@ async fn a_command_that_fails_says_why_in_its_own_words() {
         (
             "/does/not/exist",
             "AgentError",
-            "cannot start \"/does/not/exist\": No such file or directory (os error 2)\nIs the program in the image and in PATH? Of a script, is the program there that its first line names?",
+            "cannot start \"/does/not/exist\": No such file or directory (os error 2)\nIs the program in the image and in PATH? If it is a script, does the image have the interpreter that its first line names?",
         ),
         (
             "sh -c 'echo no luck >&2; echo botocore.exceptions.NoCredentialsError: Unable to locate credentials >&2; exit 1'",

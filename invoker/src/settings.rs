@@ -16,7 +16,7 @@ impl Settings {
     /// Reads the environment.
     ///
     /// # Errors
-    /// If a variable is missing or malformed; the error names it and the rule.
+    /// If a variable is missing or invalid. The error names the variable and the rule.
     pub fn from_env(env: impl Fn(&str) -> Option<String>) -> Result<Self, SettingError> {
         let agent_runtime_arn = required(
             &env,

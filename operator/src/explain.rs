@@ -14,14 +14,14 @@ pub fn explain(runs: &[Run], now: Timestamp) -> String {
     explain_with(runs, now, None)
 }
 
-/// The same, with what stands in front of a trace's id where traces are shown.
+/// The same. A trace's id is appended to `traces_url`, the address of the tracing tool.
 #[must_use]
 pub fn explain_with(runs: &[Run], now: Timestamp, traces_url: Option<&str>) -> String {
     let Some(run) = newest(runs) else { return "Nothing is known.".to_owned() };
     explain_run(run, runs.len(), now, traces_url)
 }
 
-/// The same of one run, the newest of so many.
+/// The same for one run, the newest of `runs`.
 pub(crate) fn explain_run(
     run: &Run,
     runs: usize,
@@ -35,7 +35,7 @@ pub(crate) fn explain_run(
     }
     if run.has_expired(now) {
         lines.push(
-            "Events of this run have expired. What is missing is no sign of a fault.".to_owned(),
+            "Events of this run have expired. A missing event is not a sign of a fault.".to_owned(),
         );
     } else {
         lines.extend(run.defects.iter().map(|defect| format!("The history is broken: {defect}.")));
@@ -83,7 +83,7 @@ pub(crate) fn verdict(run: &Run, now: Timestamp) -> String {
                 "Lost" => {
                     "the workflow had given the session up, and the container ended its agent"
                 }
-                "TimedOut" => "the agent worked longer than it may, and was ended",
+                "TimedOut" => "the agent worked longer than allowed, and was ended",
                 "LifetimeSpent" => {
                     "the container's lifetime was nearly over, and the agent was ended"
                 }
@@ -129,7 +129,7 @@ pub(crate) fn verdict(run: &Run, now: Timestamp) -> String {
     format!("The session failed: {}.", why.trim_end_matches('.'))
 }
 
-/// The step at which a run without a good end is.
+/// The step at which a run that has not completed is.
 pub(crate) fn stopped_at(run: &Run) -> String {
     let verb = if run.ending == Ending::Running { "It is at" } else { "It stopped at" };
     format!("{verb}: {}", hop(run))

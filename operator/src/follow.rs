@@ -15,10 +15,10 @@ use crate::show::end;
 /// How often a session that is followed is read.
 const FOLLOW_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long SESSION_FAILED is waited for after the agent's own failure in a workflow's run.
+/// How long to wait for SESSION_FAILED after the agent's own failure, if a workflow started the run.
 const SESSION_FAILED_GRACE: Duration = Duration::from_secs(10);
 
-/// How long a journal that does not answer is asked.
+/// How long to ask a journal that does not answer.
 const SILENCE: Duration = Duration::from_secs(30);
 
 /// Shows events as they come until the run ends: the one called `run`, or the newest there is.

@@ -12,19 +12,19 @@ use operator::sessions::{Filter, sessions};
 
 #[derive(Args)]
 pub struct ListArgs {
-    /// Only sessions that failed, were lost, or are not watched any more
+    /// Only sessions that failed, or that nobody watches any more
     #[arg(long, conflicts_with_all = ["running", "lost"])]
     failed: bool,
     /// Only sessions that run
     #[arg(long, conflicts_with = "lost")]
     running: bool,
-    /// Only sessions of which nothing was heard any more
+    /// Only sessions that failed because nothing more was heard from their container
     #[arg(long)]
     lost: bool,
-    /// Only sessions that ran in this time: 90m, 24h, 7d
+    /// Only sessions that ended in this time or still run: 90m, 24h, 7d
     #[arg(long, value_name = "TIME", value_parser = since)]
     since: Option<Duration>,
-    /// How many sessions, the newest first
+    /// Most sessions to list, newest first
     #[arg(long, default_value_t = 50, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     limit: usize,
     /// One JSON object per session

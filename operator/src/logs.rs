@@ -16,7 +16,7 @@ use crate::show::read;
 const FILES: [(Part, &str); 2] =
     [(Part::Agent, "agent-runtime-process.log"), (Part::Invoker, "invoker-process.log")];
 
-/// Before the first event and after the last one, whose clocks may differ.
+/// Read from so long before the first event to so long after the last one, because clocks may differ.
 const MARGIN_MILLIS: i64 = 10 * 60 * 1_000;
 
 #[derive(Args)]
@@ -90,7 +90,7 @@ fn name(part: Part) -> &'static str {
     }
 }
 
-/// The session's lines of a local log. A file that is not there has none.
+/// The session's lines of a local log; none if the file does not exist.
 fn of_file(part: Part, path: &Path, id: &SessionId) -> Result<Vec<Line>> {
     let file = match std::fs::File::open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -130,7 +130,7 @@ async fn of_groups(
     for (part, group, variable) in groups.into_iter().filter(|(part, ..)| wanted(part)) {
         let Some(group) = group else {
             bail!(
-                "which log group is the {}'s: set {variable} (deploy.sh prints it), or for the local \
+                "the {}'s log group is not known: set {variable} (deploy.sh prints it), or for the local \
                  system run `. .local/env`",
                 name(part)
             );

@@ -47,21 +47,21 @@ enum Command {
     List(ListArgs),
     /// Show the journal of a session
     Events(EventsArgs),
-    /// Print a session as a page of HTML that needs nothing but itself: page ID > session.html
+    /// Print a session as one self-contained HTML page: page ID > session.html
     Page {
         /// The session's id
         #[arg(value_parser = session_id)]
         id: SessionId,
-        /// Where traces are shown: in front of a trace's id
+        /// Address of the tracing tool, to which a trace's id is appended
         #[arg(long, env = "TRACES_URL")]
         traces_url: Option<String>,
     },
-    /// Serve the list of sessions and the page of each to a browser on this machine
+    /// Serve the list of sessions and their pages to a browser on this machine
     Ui {
         /// The port of 127.0.0.1; 0 takes a free one
         #[arg(long, default_value_t = 8085)]
         port: u16,
-        /// Where traces are shown: in front of a trace's id
+        /// Address of the tracing tool, to which a trace's id is appended
         #[arg(long, env = "TRACES_URL")]
         traces_url: Option<String>,
         /// The state machine's ARN
@@ -70,14 +70,14 @@ enum Command {
     },
     /// Show what the container and the invoker logged for a session
     Logs(LogsArgs),
-    /// End the running task of a session, with a reason that its journal keeps
+    /// End the running task of a session; the journal keeps the reason
     Stop(StopArgs),
     /// Say in plain words what happened to a session, and where it stopped
     Explain {
         /// The session's id
         #[arg(value_parser = session_id)]
         id: SessionId,
-        /// Where traces are shown: in front of a trace's id, such as http://127.0.0.1:4318/traces
+        /// Address of the tracing tool, to which a trace's id is appended, such as http://127.0.0.1:4318/traces
         #[arg(long, env = "TRACES_URL")]
         traces_url: Option<String>,
     },
@@ -88,7 +88,7 @@ fn main() -> ExitCode {
     actix_web::rt::System::new().block_on(run(cli)).unwrap_or_else(|error| {
         let unread = error.downcast_ref::<io::Error>().map(io::Error::kind);
         if unread == Some(io::ErrorKind::BrokenPipe) {
-            // Whoever reads the output may stop reading, as `head` does: as if SIGPIPE had ended it.
+            // The reader of the output has stopped, as `head` does. The code is that of an end by SIGPIPE.
             return ExitCode::from(141);
         }
         let mut text = display_chain(error.as_ref());
@@ -143,17 +143,19 @@ async fn ui(port: u16, ui: Ui) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is missing where the environment is that of neither AWS nor the local system.
+/// The end of an error about a missing setting.
 const LOCAL: &str = "for the local system, run `. .local/env`, which `cargo run -- up` writes";
 
 /// The state machine's ARN, which must be given.
 fn state_machine(arn: Option<&str>) -> Result<&str> {
     arn.with_context(|| {
-        format!("which state machine: set STATE_MACHINE_ARN, or give --state-machine; {LOCAL}")
+        format!(
+            "the state machine is not known: set STATE_MACHINE_ARN or give --state-machine; {LOCAL}"
+        )
     })
 }
 
-/// A session's id; an execution's ARN, whose name is the id as a rule, and a partition key are taken too.
+/// A session's id. An execution's ARN, whose name is usually the id, and a partition key are accepted too.
 fn session_id(text: &str) -> Result<SessionId, InvalidSessionId> {
     let of_arn = text.starts_with("arn:").then(|| text.rsplit(':').next()).flatten();
     of_arn.unwrap_or(text).trim_start_matches("SESSION#").parse()
@@ -164,7 +166,8 @@ fn journal(config: &SdkConfig, table: Option<&str>) -> Result<Journal> {
         "JOURNAL_TABLE_NAME" => table.map(str::to_owned),
         _ => None,
     });
-    let settings = settings
-        .with_context(|| format!("which table holds the journal: give --table; {LOCAL}"))?;
+    let settings = settings.with_context(|| {
+        format!("the journal's table is not known: set JOURNAL_TABLE_NAME or give --table; {LOCAL}")
+    })?;
     Ok(Journal::new(aws_sdk_dynamodb::config::Builder::from(config), settings))
 }

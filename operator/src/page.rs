@@ -21,7 +21,7 @@ const LOCAL_ACCOUNT: &str = ":000000000000:";
 /// What a page links to.
 #[derive(Debug, Clone, Default)]
 pub struct Links {
-    /// Where traces are shown: in front of a trace's id.
+    /// Address of the tracing tool, to which a trace's id is appended.
     pub traces_url: Option<String>,
     /// Whether the page is served, so that it can refresh itself and has a list beside it.
     pub served: bool,

@@ -68,7 +68,7 @@ pub async fn explain_session(
     Ok(newest(&runs).map_or(0, |run| run.exit_code(now)).into())
 }
 
-/// Prints a session's page, which needs nothing but itself.
+/// Prints a session's page.
 pub async fn page(
     config: &SdkConfig,
     journal: &Journal,
@@ -90,7 +90,7 @@ pub async fn read(journal: &Journal, id: &SessionId) -> Result<Vec<Event>> {
     if foreign > 0 {
         writeln!(
             std::io::stderr(),
-            "warning: items of the session that are no events of this journal (no Status or no InvocationId), and are not shown: {foreign}"
+            "warning: items of the session that are not events of this journal (no Status or no InvocationId), so they are not shown: {foreign}"
         )?;
     }
     ensure!(

@@ -16,10 +16,10 @@ use crate::show::read;
 
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a sign of life is waited for that answers the stop.
+/// How long to wait for a sign of life that answers the stop.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
 
-/// How long the end of a task is waited for whose container lives.
+/// How long to wait for the end of a task whose container lives.
 const END_DEADLINE: Duration = Duration::from_secs(180);
 
 #[derive(Args)]
@@ -74,7 +74,7 @@ pub async fn stop(config: &SdkConfig, journal: &Journal, args: &StopArgs) -> Res
     let (asked, ends, mut answered) = (Instant::now(), ends(run), false);
     loop {
         sleep(POLL_INTERVAL).await;
-        // A read that fails is made again, but not without end.
+        // A failed read is repeated, but not forever.
         let events = match journal.events(&args.id).await {
             Ok(events) => events,
             Err(_) if asked.elapsed() <= END_DEADLINE => continue,
@@ -102,14 +102,14 @@ pub async fn stop(config: &SdkConfig, journal: &Journal, args: &StopArgs) -> Res
             writeln!(out, "The container has given no sign of life for 60 s.")?;
             ensure!(
                 now.last().is_some_and(|last| last.invocation_id == run.invocation_id),
-                "the session has a newer run, which may be in a container that works: to stop it, --now"
+                "the session has a newer run, whose container may still work. To stop that container, use --now"
             );
             return stop_container(config, args).await;
         }
         if asked.elapsed() > END_DEADLINE {
             writeln!(
                 out,
-                "The container lives and was told, but its task has not ended. To stop the container: --now"
+                "The container lives and was asked, but its task has not ended. To stop the container, use --now."
             )?;
             return Ok(3.into());
         }
@@ -133,7 +133,7 @@ fn nothing_to_stop(runs: &[Run]) -> (String, u8) {
         (Ending::Failed(last), None) => {
             let lost = match starts(run).next() {
                 Some(_) => {
-                    " If its container lives, it ends its agent when it can reach the table; to stop it at once: --now"
+                    " If its container lives, it ends its agent when it can reach the table. To stop it at once, use --now."
                 }
                 None => "",
             };

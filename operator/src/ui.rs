@@ -29,7 +29,7 @@ pub struct Ui {
     pub workflows: Client,
     /// The ARN of the state machine whose sessions are listed.
     pub state_machine: String,
-    /// Where traces are shown: in front of a trace's id.
+    /// Address of the tracing tool, to which a trace's id is appended.
     pub traces_url: Option<String>,
 }
 

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use super::output::Head;
 use crate::AgentError;
 
-/// What the SDKs for AgentCore answer when the agent's function fails.
+/// The answer of the SDKs for AgentCore when the agent's function fails.
 #[derive(Debug, Default, Deserialize)]
 struct Said {
     error: Value,
@@ -50,7 +50,7 @@ pub(super) struct Events {
     line: Head,
     name: String,
     data: Option<Head>,
-    /// The JSON array of what came.
+    /// The JSON array of the events so far.
     list: Head,
     count: usize,
     /// What the last event means, if it reports a failure.
@@ -90,7 +90,7 @@ impl Events {
                 data.push(value);
                 data.bytes += if is_whole { 0 } else { bytes - kept.len() };
             }
-            // A comment, which keeps the connection open, or a field that does not concern us.
+            // A comment, which keeps the connection open, or a field that we do not need.
             _ => {}
         }
     }

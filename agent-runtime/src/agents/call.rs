@@ -19,16 +19,16 @@ use super::answer::{Events, refusal};
 use super::output::{Head, printed_result};
 use crate::{AgentError, Invocation, REQUEST_HEADER, SESSION_HEADER};
 
-/// How often it is tried whether a server listens.
+/// How often to try whether a server listens.
 const CONNECT_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Time between two questions whether a server is still busy.
+/// Time between two requests to `/ping`.
 const BUSY_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How long such an answer may take.
+/// How long an answer of `/ping` may take.
 const PING_DEADLINE: Duration = Duration::from_secs(5);
 
-/// How much of such an answer is read.
+/// How much of an answer of `/ping` is read.
 const MAX_PING_BYTES: usize = 64 * 1024;
 
 /// Where a server is.
@@ -101,7 +101,7 @@ async fn send(
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(Fault::broken)?;
     let connection = tokio::spawn(async move {
-        // An error is also that of the request.
+        // The request reports the same error.
         let _ = connection.await;
     });
     let connection = AbortOnDropHandle::new(connection);
@@ -175,8 +175,8 @@ pub(super) async fn call(
     printed_result(answer, &invocation.context).map_err(Fault::Refused)
 }
 
-/// Waits until a server that has answered does not say any more that it is busy: at once if it never
-/// did, or twice in a row. `false` if it does not answer that at all.
+/// Waits until two answers of `/ping` in a row say that a server is not busy any more. Does not wait if
+/// the server was never busy. `false` if it does not answer `/ping`.
 ///
 /// # Errors
 /// If it goes away while it is busy.
@@ -190,13 +190,13 @@ pub(super) async fn while_busy(endpoint: &Endpoint) -> Result<bool, Fault> {
         let answer = async {
             let (response, _connection) = send(endpoint, request).await?;
             let body = Limited::new(response.into_body(), MAX_PING_BYTES).collect().await;
-            // Without an answer that can be read, it does not say that it is busy.
+            // An unreadable answer does not say that the server is busy.
             let body = body.map(|body| body.to_bytes()).unwrap_or_default();
             let answer = serde_json::from_slice::<Value>(&body).unwrap_or_default();
             Ok::<_, Fault>(answer.get("status").is_some_and(|status| status == "HealthyBusy"))
         };
         match tokio::time::timeout(PING_DEADLINE, answer).await {
-            // While it works, it may not come to answer.
+            // A busy server may answer late.
             Ok(Ok(true)) | Err(_) => (was_busy, idle) = (true, 0),
             Ok(Ok(false)) => idle += 1,
             Ok(Err(_)) if !was_busy => return Ok(false),

@@ -29,19 +29,19 @@ const LEFTOVER_GRACE: Duration = Duration::from_millis(250);
 
 /// Runs a command for each invocation.
 ///
-/// - Input: the invocation's, byte for byte on stdin. `SESSION_ID` and the rest of the invocation's
-///   environment are set on top of the container's own.
-/// - Result: a line `result JSON` on file descriptor 3 (`PROGRESS_FD` has the number); without one,
-///   stdout, as JSON if it parses, else as text.
+/// - Input: the invocation's, byte for byte on stdin. The environment is the container's, with
+///   `SESSION_ID` and the rest of the invocation's environment.
+/// - Result: a line `result JSON` on file descriptor 3 (`PROGRESS_FD` has the number). Without one,
+///   stdout is the result: JSON if it parses, otherwise text.
 /// - Log: each line of stdout and stderr is a log line.
 /// - Progress: lines on file descriptor 3: `started PHASE`, `completed PHASE` or `failed PHASE`, and a
 ///   text if there is one (see [`TaskContext`](crate::TaskContext)).
-/// - Failure: an exit code other than 0, or a signal. The message begins with the cause, which is
-///   looked for at the end of stderr, or if that is empty of stdout. A line `error TYPE` on the
-///   descriptor gives the type.
+/// - Failure: an exit code other than 0, or a signal. The message begins with the cause, from the
+///   end of stderr, or of stdout if stderr is empty. A line `error TYPE` on the descriptor sets
+///   the type.
 ///
 /// The command leads a process group. If the task has to end, the group gets SIGTERM, and SIGKILL
-/// three seconds later. What is left of it when the command has exited is killed.
+/// three seconds later. When the command has exited, the rest of the group is killed.
 #[derive(Debug, Clone)]
 pub struct CommandAgent(CommandLine);
 
@@ -49,7 +49,7 @@ impl CommandAgent {
     /// Reads `AGENT_COMMAND`, split into words as a shell splits them; no shell is started.
     ///
     /// # Errors
-    /// If it is missing, empty, its quotes do not match, or it is meant for a shell.
+    /// If it is missing or empty, if its quotes do not match, or if it is meant for a shell.
     pub fn from_env(env: impl Fn(&str) -> Option<String>) -> Result<Self, SettingError> {
         const EXPECTED: &str = "it must be the command to run for each invocation";
         let missing = SettingError::Missing { name: "AGENT_COMMAND", expected: EXPECTED };
@@ -117,7 +117,7 @@ impl Agent for CommandAgent {
             read = read || tokio::time::timeout(LEFTOVER_GRACE, &mut output).await.is_ok();
             (status, read)
         };
-        // A process outside of the group may hold the descriptor open; what was said counts.
+        // A process outside of the group may hold the descriptor open. The lines so far count.
         let _ = tokio::time::timeout(LEFTOVER_GRACE, reading).await;
         let said = std::mem::take(&mut *said.lock().unwrap_or_else(PoisonError::into_inner));
         if !status.success() {
@@ -145,7 +145,7 @@ impl Agent for CommandAgent {
     }
 }
 
-/// Writes the input and closes stdin. A command that does not read it may fail or not, as it likes.
+/// Writes the input and closes stdin. It is no error if the command does not read its input.
 async fn feed(stdin: Option<ChildStdin>, input: Input) {
     if let Some(mut stdin) = stdin {
         let _ = stdin.write_all(input.as_str().as_bytes()).await;

@@ -1,4 +1,4 @@
-//! The kinds of agent that the host brings.
+//! The kinds of agent that this crate contains.
 
 mod answer;
 mod call;
@@ -28,7 +28,7 @@ use process_group::ProcessGroup;
 pub use command::CommandAgent;
 pub use http::HttpAgent;
 
-/// How long an agent's process that has to end may save its work, from SIGTERM to SIGKILL.
+/// How long an agent's process may save its work when it has to end: from SIGTERM to SIGKILL.
 const GRACE: Duration = Duration::from_secs(3);
 
 /// The file descriptor on which an agent's program reports its progress, and a command its result.
@@ -140,10 +140,10 @@ impl CommandLine {
                 "\nNo shell reads it: write sh -c '…', and env NAME=VALUE before the program"
             }
             std::io::ErrorKind::NotFound => {
-                "\nIs the program in the image and in PATH? Of a script, is the program there that its first line names?"
+                "\nIs the program in the image and in PATH? If it is a script, does the image have the interpreter that its first line names?"
             }
             std::io::ErrorKind::PermissionDenied => {
-                "\nA script needs `chmod +x`, or its interpreter before it: python3 /agent.py"
+                "\nMake a script executable (`chmod +x`), or name its interpreter: python3 /agent.py"
             }
             _ => "",
         };

@@ -1,4 +1,4 @@
-//! What an agent's process writes, and what of it is its progress and its result.
+//! What an agent's process writes: its progress and its result.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -49,7 +49,7 @@ impl Head {
     }
 }
 
-/// What a command said on the file descriptor for it, besides its progress.
+/// What a command wrote to file descriptor 3, besides its progress.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Said {
     /// `result JSON`.
@@ -58,8 +58,8 @@ pub(super) struct Said {
     pub error_type: Option<String>,
 }
 
-/// Hands an agent's progress on, to the end, and keeps what else it says in `said`, if that is given.
-/// Invalid lines are counted, and the first is logged.
+/// Passes an agent's progress on until the end, and keeps its result and error type in `said`, if that is
+/// given. Counts invalid lines, and logs the first.
 pub(super) async fn read_progress(
     lines: impl AsyncRead + Unpin,
     said: Option<&Mutex<Said>>,
@@ -92,7 +92,7 @@ pub(super) async fn read_progress(
     }
 }
 
-/// A line without its end, however long; nothing after the last one.
+/// A line without its line break, however long; `None` after the last one.
 async fn next_line(lines: &mut (impl AsyncBufRead + Unpin)) -> Option<Head> {
     let mut line = Head::default();
     let mut any = false;
@@ -144,7 +144,7 @@ pub(super) fn printed_result(
     Ok(json.or_else(|_| to_raw_value(text.trim_end_matches('\n')))?)
 }
 
-/// The text, if it is whole. If not, the task has its beginning as the result.
+/// The text, if it is whole. Otherwise the task keeps the beginning as the result.
 fn whole(head: Head, context: &TaskContext) -> Option<String> {
     let text = String::from_utf8_lossy(&head.kept).into_owned();
     if head.kept.len() == head.bytes {
@@ -156,9 +156,9 @@ fn whole(head: Head, context: &TaskContext) -> Option<String> {
     None
 }
 
-/// Whether a text that is not JSON ends in JSON: something else was printed before the result.
+/// Whether a text that is not JSON ends in JSON, because something else was printed before the result.
 pub(super) fn ends_in_json(text: &str) -> bool {
-    /// A longer result, or one after more braces, is not looked for.
+    /// The search tries at most so many braces, in the last 64 KB.
     const MAX_TRIES: usize = 100;
     let text = tail(text, 64 * 1024);
     let begins = text.char_indices().filter(|(_, it)| matches!(it, '{' | '['));

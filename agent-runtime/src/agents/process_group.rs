@@ -1,4 +1,4 @@
-//! A program and whatever it starts, as one.
+//! A program and everything that it starts, as one process group.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::process::Child;
 
-/// How often the processes of a group that has to end are looked for.
+/// How often to look for the remaining processes of a group that has to end.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A process group; killed when dropped.
@@ -20,14 +20,14 @@ impl ProcessGroup {
     pub fn of(child: &Child) -> Option<Self> {
         let group =
             child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw).map(Self)?;
-        // When memory runs out, the kernel shall take the agent and not the host: it goes by size and
-        // by this score, which children inherit. The program may have ended.
+        // When memory runs out, the kernel shall kill the agent and not the runtime. It chooses by size
+        // and by this score, which children inherit. The write fails if the program has ended.
         let _ = std::fs::write(format!("/proc/{}/oom_score_adj", group.0), "1000");
         Some(group)
     }
 
     pub fn signal(&self, signal: Signal) {
-        // An error means that no process of the group is left.
+        // It fails only if no process of the group is left.
         let _ = killpg(self.0, signal);
     }
 

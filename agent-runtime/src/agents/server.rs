@@ -1,4 +1,4 @@
-//! A server that hosts the agent, as a process of the runtime's own.
+//! A server that hosts the agent, as a child process of the runtime.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpListener};
@@ -21,39 +21,39 @@ use super::output::{progress, read_lines, read_progress};
 use super::process_group::{ProcessGroup, how};
 use crate::{AgentError, TaskContext};
 
-/// How long the last lines of a server that has ended are waited for.
+/// How long to wait for the last lines of a server that has ended.
 const LAST_WORDS: Duration = Duration::from_millis(250);
 
-/// How long the log of a request that failed is waited for.
+/// How long to wait for the log of a request that failed.
 const REPORT_DEADLINE: Duration = Duration::from_millis(250);
 
 /// A server's process; killed when dropped.
 #[derive(Debug)]
 pub(super) struct Server {
-    /// Where it is to listen (`PORT`).
+    /// The port on which it must listen (`PORT`).
     pub port: u16,
     /// How it ended, once its last lines are in the log.
     ended: watch::Receiver<Option<String>>,
-    /// Whether its process has; known a little earlier.
+    /// Whether its process has ended; known a little earlier.
     exited: Arc<AtomicBool>,
     terminate: CancellationToken,
     kill: CancellationToken,
     desk: Arc<Mutex<Desk>>,
 }
 
-/// Whose lines and progress are whose.
+/// To which task the server's lines and progress belong.
 #[derive(Debug)]
 struct Desk {
     out: AgentLog,
     err: AgentLog,
-    /// Of the newest task: the lines are logged with its ids.
+    /// The span of the newest task: the lines are logged with its ids.
     logs: Span,
-    /// The tasks in hand.
+    /// The tasks that the server works on.
     tasks: Vec<(u64, TaskContext)>,
     next_task: u64,
 }
 
-/// One task in hand; until dropped.
+/// A task that the server works on, until dropped.
 pub(super) struct InHand {
     desk: Arc<Mutex<Desk>>,
     number: u64,
@@ -111,20 +111,20 @@ impl Server {
         self.exited.load(Ordering::Relaxed)
     }
 
-    /// Resolves when it has ended, with how.
+    /// Resolves when it has ended; the text says how.
     pub async fn ended(&self) -> String {
         let mut ended = self.ended.clone();
         let how = ended.wait_for(Option::is_some).await;
         how.ok().and_then(|how| how.clone()).unwrap_or_else(|| "it was killed".to_owned())
     }
 
-    /// Asks it to end. It is killed when the guard is dropped.
+    /// Asks it to end. Dropping the guard kills it.
     pub fn terminate(&self) -> DropGuard {
         self.terminate.cancel();
         self.kill.clone().drop_guard()
     }
 
-    /// Takes a task in hand, which its lines and its progress belong to from now on.
+    /// Begins a task. The server's lines and progress belong to it from now on.
     pub fn take(&self, context: &TaskContext) -> InHand {
         let mut desk = lock(&self.desk);
         let number = desk.next_task;
@@ -137,7 +137,7 @@ impl Server {
         InHand { desk: Arc::clone(&self.desk), number, from }
     }
 
-    /// Why it ended before it listened, in its last words.
+    /// Why it ended before it listened, with its last lines.
     pub fn last_words(&self, how: &str) -> AgentError {
         failure(&lock(&self.desk).last_words((0, 0)), how)
     }
@@ -149,7 +149,7 @@ impl Server {
 }
 
 impl InHand {
-    /// Why the server ended in this task. Its last line is as a rule not about that.
+    /// Why the server ended in this task. The server's last line is usually about something else.
     pub fn death(&self, how: &str) -> AgentError {
         let how = format!("the agent's server ended in the task: {how}");
         let words = lock(&self.desk).last_words(self.from);
@@ -157,7 +157,7 @@ impl InHand {
     }
 
     /// The exception that the failed request has logged, if it can be found. `is_silent`: the answer
-    /// gave no reason, so that any exception is better.
+    /// gave no reason, so any exception is better than none.
     pub async fn exception(
         &self,
         request_id: &str,
@@ -169,7 +169,7 @@ impl InHand {
                 let error = {
                     let desk = lock(&self.desk);
                     let reported = desk.report(request_id, how);
-                    // Of several tasks, nobody knows whose a traceback is.
+                    // With several tasks, nobody knows to which one a traceback belongs.
                     let alone = is_silent && desk.tasks.len() == 1;
                     let logged = || exception(&desk.last_words(self.from), how);
                     reported.or_else(|| if alone { logged() } else { None })
@@ -207,7 +207,7 @@ impl Desk {
                 Err("the result of a server is its answer: return it from the function".to_owned())
             }
             [(_, context)] => progress(line, context),
-            tasks => Err(format!("its task is not known: {} are in hand", tasks.len())),
+            tasks => Err(format!("its task is not known: {} tasks run in the server", tasks.len())),
         }
     }
 
@@ -228,8 +228,8 @@ impl Desk {
     }
 }
 
-/// A port on which nothing listens, outside of the range from which the operating system gives ports to
-/// whoever asks for any.
+/// A port on which nothing listens. It is outside of the range from which the operating system assigns
+/// ports.
 fn free_port() -> Result<u16, AgentError> {
     const RANGE: std::ops::Range<u16> = 20_000..32_768;
     let mut ports = std::iter::repeat_with(|| fastrand::u16(RANGE)).take(100);
@@ -253,7 +253,7 @@ fn lock(desk: &Mutex<Desk>) -> MutexGuard<'_, Desk> {
     desk.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits for the end of a server, and brings it about when asked to.
+/// Waits for the end of a server, and ends it when asked to.
 async fn watch_over(
     mut child: Child,
     group: ProcessGroup,
