@@ -21,21 +21,21 @@ use tracing::Instrument;
 use crate::Settings;
 use crate::invoke::{Failure, OUTCOME_UNKNOWN, Payload, invoke};
 
-/// How long AGENT_INVOCATION_STARTED is tried; the agent is not called before it is durable.
+/// How long to try AGENT_INVOCATION_STARTED. The agent is not called before the event is durable.
 const STARTED_DEADLINE: Duration = Duration::from_secs(10);
 
-/// What the call leaves of the function's time for the event that says how it went.
+/// The part of the function's time that is left for the event after the call.
 const RESERVE: Duration = Duration::from_secs(5);
 
-/// How long that event is tried: the function has to answer in time.
+/// How long to try that event, because the function has to answer in time.
 const OUTCOME_DEADLINE: Duration = Duration::from_secs(4);
 
-/// What the workflow asks for.
+/// The request of the workflow.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Request {
     /// The session.
     pub session_id: SessionId,
-    /// The run of the session: the execution's id, by the rule that the container has for it.
+    /// The run of the session: the execution's id, checked by the container's rule.
     #[serde(deserialize_with = "invocation_id")]
     pub invocation_id: String,
     /// The timestamp of SESSION_INITIATED.
@@ -46,7 +46,7 @@ pub struct Request {
     pub input: Box<RawValue>,
 }
 
-/// What the workflow learns.
+/// The answer to the workflow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Response {
     /// The session.
@@ -64,7 +64,7 @@ pub enum HandlerError {
     /// The request is invalid: correct the caller.
     #[error("invalid request: {0}")]
     InvalidRequest(serde_json::Error),
-    /// AGENT_INVOCATION_STARTED is not certainly in the journal.
+    /// AGENT_INVOCATION_STARTED may be missing in the journal.
     #[error("the agent was not invoked")]
     NotJournaled(#[from] AppendError),
     /// InvokeAgentRuntime failed with this code.
@@ -100,7 +100,7 @@ pub struct Handler {
     journal: Journal,
     client: Client,
     settings: Settings,
-    /// Whether no invocation came yet.
+    /// Whether this is before the first invocation.
     cold: AtomicBool,
 }
 
@@ -174,7 +174,7 @@ impl Handler {
         };
         let after =
             journal.append(draft, Some(after), OUTCOME_DEADLINE).await.unwrap_or_else(|error| {
-                // What the agent itself journals decides the session; the caller gets the truth.
+                // The agent's own events decide the session, and the caller still gets the outcome.
                 let error = display_chain(&error);
                 tracing::error!("the outcome of the call is not in the journal: {error}");
                 after

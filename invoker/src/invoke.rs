@@ -21,20 +21,20 @@ use crate::Settings;
 const ATTEMPTS: u32 = 4;
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 
-/// How much of the answer is read; the entrypoint's is far smaller.
+/// How much of the answer is read; that of the entrypoint is far smaller.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
-/// `ErrorType` where the agent may be running all the same.
+/// `ErrorType` of a failed call after which the agent may be running.
 pub(crate) const OUTCOME_UNKNOWN: &str = "OutcomeUnknown";
 
-/// What AgentCore hands to the container.
+/// The payload that AgentCore passes to the container.
 #[derive(Serialize)]
 pub(crate) struct Payload<'a> {
     input: &'a RawValue,
     invocation_id: &'a str,
     after: Timestamp,
     environment: BTreeMap<&'static str, &'a SessionId>,
-    /// AgentCore hands the header on only if the runtime allows it.
+    /// AgentCore passes the header on only if the runtime allows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     trace: Option<BTreeMap<&'static str, String>>,
 }
@@ -50,7 +50,7 @@ impl<'a> Payload<'a> {
 pub(crate) struct Answer {
     /// HTTP status of the container.
     pub status_code: i32,
-    /// The last event that the container knew of, if it is an agent-runtime.
+    /// The last event that the container knew of; `None` if it is not an agent-runtime.
     pub after: Option<Timestamp>,
 }
 
@@ -182,7 +182,7 @@ fn definite(error_type: &str, fault: &SdkFault) -> Failure {
     Failure::Definite { error_type: error_type.to_owned(), message }
 }
 
-/// The whole answer, or its beginning if it is longer than any of ours.
+/// The whole answer, or its beginning if it is longer than any answer of an agent-runtime.
 async fn read(mut stream: ByteStream) -> Result<Vec<u8>, String> {
     let mut body = Vec::new();
     while let Some(chunk) = stream.next().await {

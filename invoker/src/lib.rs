@@ -1,5 +1,5 @@
-//! The Lambda function between the workflow and the agent: calls InvokeAgentRuntime for one
-//! session and journals how it went.
+//! The Lambda function between the workflow and the agent. It calls InvokeAgentRuntime for one
+//! session and journals the outcome.
 //!
 //! It does not wait for the agent, only for the entrypoint's answer. Which failures it retries:
 //!

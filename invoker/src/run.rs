@@ -31,7 +31,7 @@ fn serve(settings: Settings, telemetry: &Telemetry) -> Result<(), lambda_runtime
         let journal = Journal::new((&aws).into(), settings.journal.clone());
         let client = Builder::from(&aws)
             .retry_config(RetryConfig::disabled())
-            // It would cut an answer whose body comes long after its head, and ask again.
+            // This protection would cut an answer whose body comes long after its head, and repeat the request.
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
         let client = client.interceptor(BoundedAnswers).build();
         let handler = Handler::new(journal, Client::from_conf(client), settings);

@@ -1,7 +1,7 @@
 use journal::SettingError;
 use journal::settings::{optional, required};
 
-/// What the function is configured with.
+/// The function's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Where the journal is.

@@ -5,7 +5,7 @@
 //! | succeeds | done |
 //! | finds the same `EventId` under its key | an earlier attempt was applied: done |
 //! | finds another `EventId` there | a collision: a later key, and again |
-//! | finds an item but is not told which, after an ambiguous attempt | *unknown* |
+//! | finds an item but does not learn which, after an ambiguous attempt | *unknown* |
 //! | is throttled, or cannot connect | not applied: again, with backoff, until the deadline |
 //! | waits for other writes until the deadline | not applied: final |
 //! | times out, is cut, is answered 5xx or unreadably | may be applied: again; from now on a failure is *unknown* |
@@ -32,7 +32,7 @@ const MAX_TERMINAL_BACKOFF: Duration = Duration::from_secs(30);
 /// How long the attempt at the deadline of a terminal event may take.
 const LAST_ATTEMPT: Duration = Duration::from_secs(3);
 
-/// How far a collision moves an event, in microseconds; each further one moves it twice as far.
+/// How many microseconds a collision moves an event; each further collision moves it twice as far.
 const FIRST_STEP_MICROS: i64 = 1;
 const MAX_STEP_MICROS: i64 = 1_000_000;
 
@@ -52,18 +52,18 @@ impl Patience {
     }
 }
 
-/// What came of one attempt.
+/// The outcome of one attempt.
 pub(crate) enum Put {
     Written,
-    /// An item has the key already; that item, if DynamoDB handed it over.
+    /// An item has the key already: that item, if DynamoDB returned it.
     Conflict(Option<Item>),
     Fault(SdkFault),
 }
 
 pub(crate) type Item = HashMap<String, AttributeValue>;
 
-/// Puts the event at `time`, or after collisions at the time that `later` makes of the first
-/// microsecond to try next. Returns its time.
+/// Puts the event at `time`. After a collision, `later` turns the next microsecond to try into the
+/// next time. Returns the event's time.
 pub(crate) async fn append(
     journal: &Journal,
     event: &mut Event,
@@ -124,7 +124,7 @@ pub(crate) async fn append(
             }
         };
         let refused = fault.is_refusal();
-        // Writers that failed together must not return together.
+        // Writers that failed at the same time must not all retry at the same time.
         let wait = backoff.mul_f64(0.5 + fastrand::f64() / 2.0);
         let left = patience.deadline.saturating_duration_since(Instant::now());
         // A terminal event is tried once more at the deadline.
@@ -151,7 +151,7 @@ pub(crate) fn event_id(item: &Item) -> &str {
     item.get("EventId").and_then(|id| id.as_s().ok()).map_or("", String::as_str)
 }
 
-/// One attempt: puts the item where none is, when one of the `turns` is free.
+/// One attempt: puts the item if its key is free, when one of the `turns` is free.
 pub(crate) async fn put(
     journal: &Journal,
     turns: &Semaphore,

@@ -5,7 +5,7 @@ use crate::text::{
 };
 use crate::{InvalidPhase, Status, Step, Timestamp};
 
-/// An event that a writer will append. It gets its time and its ids then.
+/// An event that a writer will append. The append gives it its time and its ids.
 #[derive(Debug, Clone)]
 pub struct Draft {
     pub(crate) status: Status,
@@ -40,7 +40,7 @@ impl Draft {
         Self { heartbeat_seconds, ..Self::new(Status::AgentBackgroundTaskStarted) }
     }
 
-    /// The same event, which happened at this time and not when it is appended.
+    /// The same event with this time, instead of the time of the append.
     #[must_use]
     pub fn at(self, time: Timestamp) -> Self {
         Self { at: Some(time), ..self }
@@ -81,7 +81,7 @@ impl Draft {
     }
 
     /// AGENT_BACKGROUND_TASK_COMPLETED with the task's result as JSON text, or with its beginning. It
-    /// is cut at [`MAX_RESULT_BYTES`]. If that is less than the whole has, which are `bytes`,
+    /// is cut at [`MAX_RESULT_BYTES`]. `bytes` is the size of the whole result. If the event has less,
     /// `ResultTruncated` and `ResultBytes` say so.
     #[must_use]
     pub fn completed(json: &str, bytes: usize) -> Self {

@@ -38,8 +38,8 @@ impl Source {
 
 /// One immutable event, as it stands in the table.
 ///
-/// Serialises to and from the table's attribute names. What something foreign wrote is kept: a text
-/// attribute of another type reads as its JSON, and what has no place here is in [`Event::extra`].
+/// Serialises to and from the table's attribute names. It keeps what another program wrote: a text
+/// attribute of another type becomes its JSON, and unknown attributes are in [`Event::extra`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Event {
@@ -68,7 +68,7 @@ pub struct Event {
     /// On AGENT_BACKGROUND_TASK_COMPLETED: the result's JSON text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result: Option<String>,
-    /// Whether `result` was cut, and so is no JSON any more.
+    /// Whether `result` was cut, so that it is not JSON any more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub result_truncated: bool,
     /// On an agent's own progress: a text for people.

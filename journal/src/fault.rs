@@ -1,4 +1,4 @@
-//! What a failed call of the AWS SDK means to us.
+//! What a failed call of the AWS SDK means for the journal.
 
 use std::error::Error;
 use std::fmt;
@@ -39,8 +39,8 @@ const THROTTLING_CODES: [&str; 9] = [
 
 /// A failed call of an AWS service: what kind of failure it is, and its text.
 ///
-/// Displays as `Code: message` for a service error, else as the whole chain of causes, with the
-/// HTTP status if there is one: the SDK's own `Display` says only "service error" or "dispatch failure".
+/// Displays as `Code: message` for a service error, otherwise as the whole chain of causes, with the
+/// HTTP status if there is one. The SDK's own `Display` says only "service error" or "dispatch failure".
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SdkFault {
     /// What may be concluded from the failure.
@@ -92,7 +92,7 @@ impl SdkFault {
         let credentials = chain(error).any(|cause| {
             cause.is::<CredentialsError>() || cause.to_string().contains("identity resolver")
         });
-        // The HTTP client says by text alone that it failed before it could send.
+        // Only the HTTP client's text says that it failed before it could send.
         let unsent = chain(error).any(|cause| {
             let refused = cause
                 .downcast_ref::<io::Error>()
@@ -172,7 +172,7 @@ pub(crate) fn refusal(fault: &SdkFault, table: &str, permission: &str) -> String
     }
 }
 
-/// What of the environment is wrong, if that is why nothing was sent. The SDK says it by text alone.
+/// What is wrong in the environment, if that is why nothing was sent. Only the SDK's text says it.
 fn misconfiguration(error: &(dyn Error + 'static)) -> Option<&'static str> {
     const REGION: &str = "there is no valid AWS region: set AWS_REGION";
     const ENDPOINT: &str = "an endpoint is not a URL: see AWS_ENDPOINT_URL and AWS_ENDPOINT_URL_… (endpoint_url of the \
@@ -187,15 +187,15 @@ fn misconfiguration(error: &(dyn Error + 'static)) -> Option<&'static str> {
     texts.into_iter().find(|(text, _)| said(text)).map(|(_, meaning)| meaning)
 }
 
-/// The HTTP status with which a metadata service refused: it is in no error's text and in no public
-/// type, but in what the SDK prints for debugging.
+/// The HTTP status with which a metadata service refused. It is in no error's text and in no public
+/// type, only in the SDK's `Debug` output.
 fn hidden_status(error: &dyn fmt::Debug) -> Option<u16> {
     let debug = format!("{error:?}");
     let (_, rest) = debug.split_once("status: StatusCode(")?;
     rest.split(')').next()?.parse().ok()
 }
 
-/// The messages of an error and of all its causes, joined by `: `, each said once.
+/// The messages of an error and of all its causes, joined by `: `, without repetitions.
 #[must_use]
 pub fn display_chain(error: &(dyn Error + 'static)) -> String {
     let mut text = String::new();

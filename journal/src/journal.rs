@@ -12,15 +12,15 @@ use crate::{
     SessionJournal, Settings, Sign, Source, Timestamp,
 };
 
-/// Writes under way at a time. Each has a connection, and a process may open a limited number of
-/// files. At the usual 4 ms a write, these are 8,000 writes a second.
+/// Most writes at a time. Each has a connection, and a process may open a limited number of files.
+/// With the usual 4 ms per write, this is 8,000 writes a second.
 const WRITES_AT_A_TIME: usize = 32;
 
-/// Progress events that are tried at a time, of these writes. One that is throttled keeps its turn,
+/// Most of these writes that may be progress events. One that is throttled keeps its turn,
 /// so progress slows down and leaves a busy table to the starts and ends of tasks.
 const PROGRESS_AT_A_TIME: usize = 4;
 
-/// Signs of life under way at a time. They have turns of their own, so that they wait for no event.
+/// Most signs of life at a time. They have a limit of their own, so that they do not wait for events.
 const SIGNS_AT_A_TIME: usize = 8;
 
 /// Longest wait for the answer to one request. An answer that is later may still mean success.
@@ -39,7 +39,7 @@ pub type Clock = Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
 #[derive(Clone)]
 pub struct Journal {
     pub(crate) client: Client,
-    /// For reads, which the SDK may retry; made when it is first needed.
+    /// For reads, which the SDK may retry. Made when first needed.
     pub(crate) reader: Arc<OnceLock<Client>>,
     pub(crate) settings: Arc<Settings>,
     pub(crate) turns: Arc<Semaphore>,

@@ -2,12 +2,12 @@
 //!
 //! An event is written once, under a sort key that no other event can take. This crate never
 //! updates, overwrites or deletes an event. In every session a cause sorts before its effect, even
-//! if the clocks of the writers differ: each append takes the timestamp of the last event its
-//! cause knew of, and gets a later one. The events of one writer sort in the order in which it
+//! if the clocks of the writers differ: each append gets the timestamp of the event that caused it,
+//! and takes a later one. The events of one writer sort in the order in which it
 //! began to append them.
 //!
-//! This crate is not a queue and not a store of state: nothing is ever claimed, acknowledged or
-//! changed. It knows DynamoDB, but no HTTP server and no Lambda.
+//! This crate is not a queue and does not store state: nothing is ever claimed, acknowledged or
+//! changed. It knows DynamoDB, but not HTTP servers or Lambda.
 //!
 //! - [`SessionId`], [`Timestamp`], [`Status`], [`Event`]: the contract of the table.
 //! - [`Journal`] opens the table and reads a session; [`SessionJournal`] appends to one, by the rule
@@ -15,7 +15,7 @@
 //! - [`Signs`]: what shows that a task lives, and what ends it.
 //! - [`ending`]: how a run ended, as one function of its events.
 //! - [`SdkFault`]: what a failed call of the AWS SDK allows to conclude.
-//! - [`BoundedAnswers`]: no answer of a service fills the memory.
+//! - [`BoundedAnswers`]: limits how much of a service's answer is read into memory.
 //! - [`Settings`]: the environment variables that every writer reads.
 
 mod append;

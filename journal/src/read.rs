@@ -12,7 +12,7 @@ use crate::fault::{SdkFault, refusal};
 use crate::signs::signs_key;
 use crate::{Event, Journal, SessionId, Sign};
 
-/// A page of a session's events could not be read, so the session is not known as a whole.
+/// A page of a session's events could not be read, so the session is not known completely.
 #[derive(Debug, Clone, Error)]
 #[error(
     "the events of session {session_id} could not be read: {}",
@@ -61,7 +61,7 @@ pub(crate) async fn signs(
     Ok(page.items().iter().map(Sign::from_item).collect())
 }
 
-/// A query of the items of one partition whose sort key begins so.
+/// A query of the items of one partition whose sort key has this prefix.
 fn query(journal: &Journal, partition_key: String, begin: &str) -> QueryFluentBuilder {
     let reader = journal.reader.get_or_init(|| {
         let config = journal.client.config().to_builder();

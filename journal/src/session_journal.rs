@@ -15,10 +15,10 @@ use crate::{
     AppendError, AppendErrorKind, Draft, Event, Journal, SessionId, Signs, Source, Timestamp,
 };
 
-/// How long a terminal event is tried, even if DynamoDB refuses it.
+/// How long to try a terminal event, even if DynamoDB refuses it.
 pub const TERMINAL_DEADLINE: Duration = Duration::from_secs(15 * 60);
 
-/// A timestamp this far ahead of the own clock is an error of its writer, not a clock skew.
+/// A timestamp this far ahead of this writer's clock is an error of its writer, not clock skew.
 const MAX_AHEAD_MICROS: i64 = 24 * 60 * 60 * 1_000_000;
 
 /// Appends the events of one writer to one run of one session. Cheap to clone: clones are the same
@@ -87,7 +87,7 @@ impl SessionJournal {
     /// everything that this writer has appended before. Returns its timestamp.
     ///
     /// # Errors
-    /// At once if DynamoDB refuses the event, else when `within` has passed;
+    /// At once if DynamoDB refuses the event, otherwise when `within` has passed.
     /// [`AppendError::kind`] says what the caller then knows.
     pub async fn append(
         &self,
@@ -103,7 +103,7 @@ impl SessionJournal {
     /// until `give_up` resolves because the process has to end.
     ///
     /// # Errors
-    /// When the time has passed; then log [`AppendError::event`] whole, as the last resort.
+    /// When the time has passed. Then log the whole [`AppendError::event`] as the last resort.
     pub async fn append_terminal(
         &self,
         draft: Draft,

@@ -1,4 +1,4 @@
-//! Settings from the environment, read once by a binary; an error names the variable and the rule.
+//! Settings from the environment, which a binary reads once. An error names the variable and the rule.
 
 use aws_sdk_dynamodb::config::{BehaviorVersion, Builder, Credentials, Region};
 use thiserror::Error;
@@ -6,7 +6,7 @@ use thiserror::Error;
 /// The variable with the URL of a table that is not on AWS.
 pub const ENDPOINT_URL: &str = "JOURNAL_ENDPOINT_URL";
 
-/// Where the journal is and how long it keeps events: what every writer is configured with.
+/// Where the journal is and how long it keeps events. Every writer has this configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Name of the DynamoDB table.
@@ -16,8 +16,8 @@ pub struct Settings {
     pub retention_days: Option<u32>,
 }
 
-/// The configuration for a table at this URL, which asks for no credentials of one's own and is in no
-/// region, such as DynamoDB Local's.
+/// The configuration for a table at this URL that needs no real credentials or region, such as that of
+/// DynamoDB Local.
 #[must_use]
 pub fn config_at(url: &str) -> Builder {
     Builder::new()

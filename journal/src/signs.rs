@@ -2,8 +2,9 @@
 //! of the table. The workflow reads the newest one. It challenges a silent task by taking the next
 //! slot itself, and a container that lives answers with the slot after that.
 //!
-//! A slot belongs to whoever puts it first, and is never overwritten. So nobody compares clocks, and
-//! after [`SignKind::Lost`] a container that comes back knows that its session was given up.
+//! A slot belongs to the writer that puts it first, and is never overwritten. So nobody compares
+//! clocks, and after [`SignKind::Lost`] a container that comes back knows that its session was given
+//! up.
 
 use std::time::Duration;
 
@@ -53,7 +54,7 @@ pub struct Sign {
     pub reason: Option<String>,
 }
 
-/// What a slot is taken with.
+/// What a writer puts into a slot.
 #[derive(Debug, Clone, Copy)]
 pub enum Mark<'a> {
     /// [`SignKind::Beat`], with the agent's newest progress.
@@ -82,8 +83,8 @@ impl Signs {
         Self { session, started, slot, event_id: Uuid::new_v4().to_string() }
     }
 
-    /// Tries once to take the slot. `Some` is what another has taken it with before. Either way the
-    /// next call tries the next slot.
+    /// Tries once to take the slot. `Some` is the kind of sign with which another writer took it first.
+    /// In both cases, the next call tries the next slot.
     ///
     /// # Errors
     /// If the slot may still be free. The next call tries the same one.

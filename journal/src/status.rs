@@ -61,13 +61,13 @@ statuses! {
     AgentBackgroundTaskStarted = "AGENT_BACKGROUND_TASK_STARTED",
     /// The agent ended with a result. Terminal.
     AgentBackgroundTaskCompleted = "AGENT_BACKGROUND_TASK_COMPLETED",
-    /// The agent ended without one. Terminal.
+    /// The agent ended without a result. Terminal.
     AgentBackgroundTaskFailed = "AGENT_BACKGROUND_TASK_FAILED",
     /// The workflow's failure path: the session ended without success.
     SessionFailed = "SESSION_FAILED",
 }
 
-/// What an agent says of a phase of its own.
+/// What an agent reports about one of its phases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// `TASK_{PHASE}_STARTED`
@@ -90,7 +90,7 @@ impl Step {
     }
 }
 
-/// The text is no step.
+/// The text is not a step.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("invalid step: it must be started, completed or failed")]
 pub struct InvalidStep;
@@ -104,10 +104,10 @@ impl FromStr for Step {
     }
 }
 
-/// How much of a text that is no phase its error quotes.
+/// How many bytes of an invalid phase its error quotes.
 const MAX_QUOTED_BYTES: usize = 100;
 
-/// The text names no phase.
+/// The text is not a valid name of a phase.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("invalid phase {0:?}: it must be 1 to 50 of A-Z a-z 0-9 _ -")]
 pub struct InvalidPhase(String);

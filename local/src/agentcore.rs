@@ -50,13 +50,13 @@ pub struct Containers {
 }
 
 impl Containers {
-    /// No container yet. Each will be of this process.
+    /// No container yet. Each one will run this process.
     pub fn new(spec: Spec, lifecycle: Lifecycle) -> Result<Self> {
         let client = reqwest::Client::builder().no_proxy().timeout(PING_INTERVAL).build()?;
         Ok(Self { spec, lifecycle, client, of_sessions: Mutex::default() })
     }
 
-    /// Where the session's container listens. Starts one if there is none, or it has ended.
+    /// The address of the session's container. Starts one if there is none, or if it has ended.
     ///
     /// # Errors
     /// If it does not start.
@@ -102,11 +102,11 @@ impl Containers {
     }
 }
 
-/// Pings a container, and ends it when its time has come.
+/// Pings a container, and ends it at its idle timeout or maximum lifetime.
 async fn watch(client: reqwest::Client, ping: String, process: Arc<Process>, lifecycle: Lifecycle) {
     let started = Instant::now();
-    // Of a container that does not say since when it is idle, the timeout counts from its start,
-    // whatever else it says.
+    // If a container does not say since when it is idle, the timeout counts from its start, whatever
+    // else it says.
     let mut idle_since = started;
     while !process.has_ended() {
         tokio::time::sleep(PING_INTERVAL).await;
@@ -122,7 +122,7 @@ async fn watch(client: reqwest::Client, ping: String, process: Arc<Process>, lif
     }
 }
 
-/// For how long a container has been idle by its answer; nothing if it does not say so in whole Unix
+/// For how long a container has been idle by its answer; `None` if it does not say so in whole Unix
 /// seconds.
 fn idle_by(answer: &Value, now: SystemTime) -> Option<Duration> {
     let changed_at = answer.get("time_of_last_update")?.as_u64()?;

@@ -1,4 +1,4 @@
-//! The command line, and what both of its commands share.
+//! The command line, and the code that both commands share.
 
 use std::io;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ pub struct Cli {
 
 #[derive(Args)]
 pub struct SessionArgs {
-    /// What to tell the agent; the bundled one takes a path and counts the lines below it
+    /// The prompt; for the bundled agent a path, below which it counts the lines
     #[arg(default_value = ".")]
     pub prompt: Vec<String>,
     #[command(flatten)]
@@ -48,7 +48,7 @@ pub struct AgentArgs {
 }
 
 impl AgentArgs {
-    /// Whether no agent is given.
+    /// Whether the options name no agent.
     pub fn is_bundled(&self) -> bool {
         let given = [&self.agent_command, &self.agent_server, &self.agent_url];
         given.iter().all(|agent| agent.is_none()) && self.agent_program.is_none()
@@ -92,7 +92,7 @@ pub struct UpArgs {
     /// Port of the pages with the sessions
     #[arg(long, default_value_t = 8085)]
     pub ui_port: u16,
-    /// Port on which traces are taken and shown
+    /// Port on which traces are collected and shown
     #[arg(long, default_value_t = 4318)]
     pub otlp_port: u16,
     /// Send traces to this collector instead, such as Jaeger's http://127.0.0.1:4318
@@ -133,7 +133,7 @@ pub fn run(command: impl Future<Output = Result<ExitCode>>) -> ExitCode {
     let runtime = tokio::runtime::Runtime::new().context("no runtime");
     let result = runtime.and_then(|runtime| runtime.block_on(command));
     result.unwrap_or_else(|error| {
-        // Whoever reads the output may stop reading, as `head` does.
+        // The reader of the output has stopped, as `head` does.
         let unread = error.downcast_ref::<io::Error>().map(io::Error::kind);
         if unread != Some(io::ErrorKind::BrokenPipe) {
             eprintln!("error: {error:#}");
@@ -148,7 +148,7 @@ pub fn options(agent: AgentArgs) -> Result<Options> {
         "JOURNAL_TABLE_NAME" => Some(TABLE_NAME.to_owned()),
         name => std::env::var(name).ok(),
     })?;
-    // Refused here and not in each container. The error names what would be the container's variable.
+    // Refused here and not in each container. The error names the container's variable.
     let names = [
         ("AGENT_COMMAND", &agent.agent_command),
         ("AGENT_SERVER_COMMAND", &agent.agent_server),
@@ -184,7 +184,7 @@ pub fn options(agent: AgentArgs) -> Result<Options> {
     })
 }
 
-/// The commands of a text, as somebody runs them who has installed the programs and not cargo.
+/// Rewrites the commands in a text for a user of the installed programs, who has no cargo.
 pub fn as_installed(text: &str) -> String {
     // cargo sets it for what it runs.
     if std::env::var_os("CARGO").is_some() {

@@ -1,4 +1,4 @@
-//! An OpenTelemetry collector: takes spans as OTLP over HTTP, keeps them, and shows traces.
+//! An OpenTelemetry collector: accepts spans as OTLP over HTTP, keeps them, and shows traces.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -22,23 +22,23 @@ use serde_json::json;
 use crate::server::Server;
 use crate::trace::{Span, tree};
 
-/// Traces that are kept; the one that was added to or looked at longest ago is forgotten first.
+/// Most traces to keep. The trace that was changed or shown longest ago is dropped first.
 const MAX_TRACES: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
 
-/// Spans that are kept of a trace.
+/// Most spans to keep of one trace.
 const MAX_SPANS: usize = 10_000;
 
-/// The largest export that is taken, in bytes.
+/// The largest export that is accepted, in bytes.
 const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
 
-/// A larger file of traces is begun anew.
+/// If the file of traces is larger, a new one is begun.
 const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 
-/// What has come.
+/// The spans so far.
 struct Kept {
     /// Spans by their ids, of each trace: a repeated export adds nothing.
     traces: LruCache<String, BTreeMap<String, Span>>,
-    /// A line for each span, for the next process.
+    /// The file with a line for each span, for the next process.
     file: Option<File>,
 }
 
@@ -98,7 +98,7 @@ impl Collector {
         Ok(Self { traces, server })
     }
 
-    /// What `OTEL_EXPORTER_OTLP_ENDPOINT` has to be for this collector.
+    /// The value of `OTEL_EXPORTER_OTLP_ENDPOINT` for this collector.
     #[must_use]
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.server.address)
@@ -111,7 +111,7 @@ impl Collector {
         traces.traces.iter().map(|(id, spans)| (id.clone(), in_order(spans))).collect()
     }
 
-    /// Stops it; who exports to it finds nobody.
+    /// Stops it. Exporters cannot connect any more.
     pub async fn stop(&self) {
         self.server.stop().await;
     }
@@ -156,7 +156,7 @@ async fn take(http: HttpRequest, body: Bytes, traces: Data<Traces>) -> HttpRespo
                         .collect(),
                 };
                 if let Some(file) = &mut traces.file {
-                    // Only the next process will not know it.
+                    // Only the next process will miss it.
                     let _ = writeln!(file, "{}", json!([trace, span]));
                 }
                 traces.add(trace, span);

@@ -1,4 +1,4 @@
-//! A container for `curl`: the agent-runtime in a process, at an address that stays.
+//! A container for direct calls: an agent-runtime process at a fixed address.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use testing::{Process, Spec};
 
-/// The agent-runtime's process, which can be replaced by another at the same address.
+/// The agent-runtime's process. Another one at the same address can replace it.
 pub(crate) struct DirectContainer {
     spec: Spec,
     /// Where it listens: `host:port`.

@@ -18,7 +18,7 @@ use crate::asl::ExecutionEnd;
 
 /// An execution.
 pub(crate) struct Record {
-    /// As it was started: the same request again is answered alike.
+    /// The start request: the same request again gets the same answer.
     pub request: Value,
     pub described: Value,
     pub history: Vec<Value>,
@@ -29,15 +29,15 @@ pub(crate) struct Record {
 /// All executions by their ARNs.
 pub(crate) struct Executions {
     records: Mutex<BTreeMap<String, Record>>,
-    /// A line for each start and each end.
+    /// The file with a line for each start and each end.
     file: Option<Mutex<File>>,
     /// Gets a line for each start and each end.
     say: Option<fn(&str)>,
 }
 
 impl Executions {
-    /// Those in the file, and from now on those that come. What runs in it was ended with the process
-    /// that ran it.
+    /// Reads the executions in the file, and adds new ones to it. An execution without an end counts as
+    /// aborted, because the process that ran it has ended.
     ///
     /// # Errors
     /// If the file cannot be opened.
@@ -65,7 +65,7 @@ impl Executions {
         Ok(Self { records: Mutex::new(records), ..this })
     }
 
-    /// Adds an execution, unless there is one with its ARN: then that is what `taken` answers.
+    /// Adds an execution. If there is one with its ARN, the answer is that of `taken` instead.
     pub fn add<T>(&self, arn: &str, record: Record, taken: impl FnOnce(&Record) -> T) -> Option<T> {
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(record) = records.get(arn) {
@@ -136,7 +136,7 @@ impl Executions {
     fn keep(&self, described: &Value) {
         if let Some(file) = &self.file {
             let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-            // The execution goes on; only the next process will not know it.
+            // The execution goes on; only the next process will miss it.
             let _ = writeln!(file, "{described}");
         }
     }

@@ -1,5 +1,5 @@
-//! AgentCore's front door: InvokeAgentRuntime over HTTP, handed to a container as AgentCore hands it,
-//! and StopRuntimeSession.
+//! AgentCore's API: InvokeAgentRuntime over HTTP, passed on to a container as AgentCore does it, and
+//! StopRuntimeSession.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,10 +25,10 @@ const CLIENT_ERROR: &str = "RuntimeClientError";
 const NOT_STARTED: &str =
     "Runtime initialization failed. Please check your CloudWatch logs for more information.";
 
-/// Headers that AgentCore hands on.
+/// Headers that AgentCore passes on.
 const FORWARDED: [&str; 4] = ["content-type", "baggage", "traceparent", "tracestate"];
 
-/// Where the front door hands requests on to.
+/// The containers to which the front door passes requests.
 #[derive(Clone)]
 pub enum Behind {
     /// A container for each session.
@@ -142,7 +142,7 @@ async fn invoke(http: HttpRequest, body: Bytes, state: Data<State>) -> HttpRespo
     }
 }
 
-/// Any failure of the container reaches the caller as 424, with nothing of what the container said.
+/// The caller gets any failure of the container as 424, without the container's message.
 fn client_error(status: u16) -> HttpResponse {
     let message = format!(
         "Received error ({status}) from runtime. Please check your CloudWatch logs for more information."

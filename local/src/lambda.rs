@@ -18,7 +18,7 @@ use crate::server::Server;
 /// The function's timeout.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Invocations that run side by side; more wait for one of these to end.
+/// Most invocations that run at the same time. Further ones wait.
 const CONCURRENCY: usize = 10;
 
 /// A function. Each of its execution environments runs one invocation at a time.
@@ -77,7 +77,7 @@ impl Lambda {
         };
         // The channel has room: the environment is idle.
         let _ = environment.invocations.send(payload).await;
-        // On a failure its drop kills the process.
+        // If it fails, dropping it kills the process.
         let answer = tokio::select! {
             Some(answer) = environment.answers.recv() => answer,
             how = environment.process.ended() => {

@@ -1,12 +1,12 @@
 //! The whole system on one machine, offline, in one process tree.
 //!
 //! The real state machine, invoker, agent-runtime and journal, on engines that stand in for AWS:
-//! `testing` and [`dynamodb`] for DynamoDB, [`asl`] and [`step_functions`] for Step Functions, [`lambda`] for the
-//! Lambda Runtime API, [`front_door`] and [`agentcore`] for AgentCore, [`collector`] (and [`trace`]) for whatever
-//! shows traces. [`system`] puts them together.
+//! `testing` and [`dynamodb`] for DynamoDB, [`asl`] and [`step_functions`] for Step Functions, [`lambda`]
+//! for the Lambda Runtime API, [`front_door`] and [`agentcore`] for AgentCore, [`collector`] and [`trace`]
+//! for a tracing tool. [`system`] puts them together.
 //!
-//! It is for developing and for tests: it checks no IAM permission, knows no account, and forgets
-//! nothing by itself.
+//! It is for development and tests: it has no accounts, checks no IAM permissions, and removes no
+//! expired events.
 
 pub mod agentcore;
 pub mod asl;

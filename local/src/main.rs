@@ -1,4 +1,4 @@
-//! `cargo run`: one session on the whole system, or with `up` the system to try things on.
+//! `cargo run`: runs one session on the whole system, or keeps the system running with `up`.
 
 mod cli;
 mod one_session;

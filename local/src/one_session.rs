@@ -1,4 +1,4 @@
-//! One session, and what it left.
+//! Runs one session, and shows its journal and its trace.
 
 use std::io::{self, Write};
 use std::path::Path;

@@ -33,7 +33,7 @@ impl Server {
         Ok(Self { address, handle })
     }
 
-    /// Stops it, and what its handlers have begun. It stops even if nobody waits for that.
+    /// Stops it and its handlers, even if nobody waits for the end.
     pub fn stop(&self) -> impl Future<Output = ()> + use<> {
         self.handle.stop(false)
     }

@@ -32,11 +32,11 @@ impl Services for System {
     }
 }
 
-/// What a state gets of DynamoDB's answer.
+/// DynamoDB's answer as a state gets it.
 ///
 /// # Errors
-/// In the words of Step Functions: a prefix that tells its two integrations apart, and the name of
-/// DynamoDB's exception.
+/// Named as in Step Functions: a prefix for each of its two integrations, and the name of DynamoDB's
+/// exception.
 pub fn dynamodb(resource: Resource, status: u16, body: &[u8]) -> Result<Value, ServiceError> {
     let answer: Value = serde_json::from_slice(body)
         .map_err(|error| failure(resource, "SdkClientException", &error.to_string()))?;

@@ -1,4 +1,4 @@
-//! Step Functions' API, as far as starting an execution and asking for it.
+//! Step Functions' API: starts, stops, describes and lists executions.
 
 #![expect(clippy::indexing_slicing, reason = "of a JSON value, which has null where nothing is")]
 
@@ -40,7 +40,7 @@ struct StartExecution {
     input: Option<String>,
 }
 
-/// What the other operations take.
+/// The input of the other operations.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Request {
@@ -61,8 +61,8 @@ struct Request {
 /// An error's name and message.
 struct Refusal(&'static str, String);
 
-/// Serves the API on `port` of 127.0.0.1 (0: any), with executions that run on `system` until it is
-/// stopped. They are kept in `file`; `say` gets a line for each start and each end.
+/// Serves the API on `port` of 127.0.0.1 (0: any) until it is stopped. Executions run on `system` and
+/// are kept in `file`. `say` gets a line for each start and each end.
 ///
 /// # Errors
 /// If the port is taken, or the file cannot be opened.

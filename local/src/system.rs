@@ -32,15 +32,15 @@ pub const AGENT_RUNTIME_ARN: &str =
 pub enum Agent {
     /// The agent-runtime with this command as its agent.
     Command(String),
-    /// The agent-runtime with the server as its agent that this command starts.
+    /// The agent-runtime, whose agent is the server that this command starts.
     Server(String),
-    /// The agent-runtime with the server as its agent that has this URL.
+    /// The agent-runtime, whose agent is the server at this URL.
     Url(String),
     /// A program that hosts its agent itself.
     Program(PathBuf),
 }
 
-/// What the system is started with.
+/// The configuration of the system.
 pub struct Options {
     /// The executable that becomes the agent-runtime and the invoker.
     pub executable: PathBuf,
@@ -85,7 +85,7 @@ pub struct System {
     /// Serves the table, if nobody else does.
     dynamodb: Option<Server>,
     pub(crate) lambda: Lambda,
-    /// With which the state machine calls DynamoDB.
+    /// The client with which the state machine calls DynamoDB.
     pub(crate) client: reqwest::Client,
     machine: StateMachine,
 }
@@ -108,10 +108,10 @@ impl System {
         let level =
             std::env::var("RUST_LOG").unwrap_or_else(|_| "info,actix_server=warn".to_owned());
         let mut environment = vec![
-            // Its log says where it listens, whatever else the user wants to see.
+            // Its log must say where it listens, whatever level the user has set.
             ("RUST_LOG", format!("{level},agent_runtime::run=info")),
             ("HOST", "127.0.0.1".to_owned()),
-            // The AWS settings of the user are the agent's.
+            // The AWS settings of the user are for the agent.
             ("JOURNAL_ENDPOINT_URL", table.endpoint()),
         ];
         let mut arguments = vec![AGENT.to_owned()];
@@ -203,7 +203,7 @@ impl System {
         self.agent.as_ref().map(DirectContainer::process)
     }
 
-    /// Resolves when the container for direct calls has ended although nobody stopped it, with how.
+    /// Resolves when the container for direct calls has ended although nobody stopped it; the text says how.
     pub async fn agent_ended(&self) -> String {
         match self.agent() {
             Some(agent) => agent.ended().await,

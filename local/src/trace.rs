@@ -6,7 +6,7 @@ use journal::text::headline;
 use operator::timeline;
 use serde::{Deserialize, Serialize};
 
-/// Levels that are indented; what is deeper stands below the last.
+/// Most levels to indent. Deeper spans are indented like the last level.
 const MAX_DEPTH: usize = 40;
 
 /// A finished span.
@@ -14,11 +14,11 @@ const MAX_DEPTH: usize = 40;
 pub struct Span {
     /// 16 hex digits.
     pub id: String,
-    /// The same of the span that caused it; empty if none did.
+    /// The id of the span that caused it; empty if there is none.
     pub parent: String,
-    /// Whether that one is of the same process.
+    /// Whether that span is of the same process.
     pub parent_is_local: bool,
-    /// `service.name` of the process that it is from.
+    /// `service.name` of its process.
     pub service: String,
     /// Its name.
     pub name: String,
@@ -34,10 +34,10 @@ pub struct Span {
     pub events: Vec<(u64, String, String)>,
 }
 
-/// A trace as a person reads it: the session whose journal has the rest of the story, and a line for
-/// each span with offset from the first one's start, duration, process, name indented below the span
-/// that caused it, and the message of an error; below it its events, such as an agent's progress.
-/// Where the cause of a span is of the same process and has not come, a line says so in its place.
+/// A trace for people: the session, and a line for each span with its offset from the first span's
+/// start, its duration, process and name, and the message of an error. A span is indented below the
+/// span that caused it. The events of a span, such as an agent's progress, follow it. If the cause of a
+/// span is missing and is of the same process, a line in its place says so.
 #[must_use]
 pub fn tree(trace_id: &str, spans: &[Span]) -> String {
     let session = spans.iter().find_map(|span| span.attributes.get("session.id"));
@@ -52,7 +52,7 @@ pub fn tree(trace_id: &str, spans: &[Span]) -> String {
         children.entry(span.parent.as_str()).or_default().push(span);
     }
     let mut shown = BTreeSet::new();
-    // Behind those without a cause that is known come those that cause themselves in a circle.
+    // Spans without a known cause come first, then those that cause each other in a circle.
     let roots = spans.iter().filter(|span| !known.contains(span.parent.as_str()));
     for root in roots.chain(spans) {
         if shown.contains(root.id.as_str()) {

@@ -1,4 +1,4 @@
-//! `up`: the system, kept up.
+//! `up`: keeps the system running.
 
 use std::io::{self, IsTerminal, Write};
 use std::net::{Ipv4Addr, TcpListener};
@@ -20,10 +20,10 @@ use workflow::Definition;
 
 use crate::cli::{Stop, UpArgs, as_installed, options};
 
-/// What another terminal reads to reach this system and not AWS.
+/// The file that points another terminal to this system instead of AWS.
 const ENVIRONMENT_FILE: &str = ".local/env";
 
-/// How long `up` is without a container after one has ended.
+/// How long `up` waits after a container has ended before it starts the next.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
 const MAX_RESTART_DELAY: Duration = Duration::from_secs(30);
 
@@ -100,7 +100,7 @@ Call the agent's entrypoint directly, and show what it journaled:
 Ctrl-C stops it."
     );
     let text = as_installed(&text);
-    // A terminal that does not scroll (Ctrl-S) must not hold up the system.
+    // A terminal that is paused (Ctrl-S) must not block the system.
     std::thread::spawn(move || writeln!(io::stdout(), "{text}"));
     tokio::select! {
         () = keep_agent(&system) => {}
@@ -147,14 +147,13 @@ fn write_environment(
     let traces_url = traces_url.as_deref().map(|url| ("TRACES_URL", url));
     let lines = variables.into_iter().chain(logs).chain(traces_url);
     let text: String = lines.map(|(name, value)| format!("export {name}={value}\n")).collect();
-    // What the terminal had for AWS would win over these.
+    // The terminal's own settings for AWS would override these.
     let text = text + "unset AWS_PROFILE AWS_SESSION_TOKEN AWS_IGNORE_CONFIGURED_ENDPOINT_URLS\n";
     std::fs::write(ENVIRONMENT_FILE, text)
         .with_context(|| format!("cannot write {ENVIRONMENT_FILE}"))
 }
 
-/// Shows a line of a child's log, or of this process's. What an agent writes must not drive the
-/// terminal.
+/// Shows a log line of a child or of this process. An agent's output must not control the terminal.
 fn echo(line: &str) {
     let line = if io::stderr().is_terminal() { log_line::readable(line) } else { line.to_owned() };
     telemetry::log_line(&operator::timeline::escape(&line));

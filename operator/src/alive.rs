@@ -8,7 +8,7 @@ use crate::timeline::{age, ago};
 /// Seconds without a sign of life after which the workflow gives a session up, by default.
 const PATIENCE_SECONDS: u64 = 120;
 
-/// Whether the run's open task gives signs of life, and has been silent for three of them at `now`.
+/// Whether the run's open task gives signs of life, and three of them are missing at `now`.
 pub(crate) fn is_silent(run: &Run, now: Timestamp) -> bool {
     silence(run, now).is_some_and(|(silent, heartbeat)| silent > 3 * heartbeat)
 }

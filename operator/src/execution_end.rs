@@ -10,7 +10,7 @@ use journal::{Ending, Journal, SdkFault, SessionId, Timestamp, ending};
 use crate::history::Run;
 use crate::timeline::{age, escape};
 
-/// How long the answer of Step Functions is waited for, where the journal says enough without it.
+/// How long to wait for the answer of Step Functions if the journal says enough without it.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// An execution that has ended.
@@ -41,8 +41,8 @@ pub async fn ended(client: &Client, arn: &str) -> Result<Option<Ended>, SdkFault
     Ok(Some(Ended { status, stopped, how, cause }))
 }
 
-/// What Step Functions knows of a run of which the journal has no end: that nobody watches it any
-/// more. `None` if the execution runs, or Step Functions does not say.
+/// Says that nobody watches a run any more, if the journal has no end of it and Step Functions says that
+/// its execution has ended. `None` if the execution runs, or Step Functions does not say.
 pub(crate) async fn unwatched(
     client: &Client,
     journal: &Journal,

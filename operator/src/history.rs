@@ -7,7 +7,7 @@ use journal::{Ending, Event, SORT_KEY_PREFIX, Sign, Status, Timestamp, ending};
 
 use crate::timeline::escape;
 
-/// Steps whose end cannot be journaled before their start.
+/// Steps whose start is always journaled before their end.
 const STEPS: [&str; 4] = ["SESSION", "AGENT_INVOCATION", "AGENT_ENTRYPOINT", TASK];
 const TASK: &str = "AGENT_BACKGROUND_TASK";
 
@@ -64,7 +64,7 @@ pub fn is_foreign(event: &Event) -> bool {
     event.status.as_str().is_empty() || event.invocation_id.is_empty()
 }
 
-/// The run that a person asks for by the session's id.
+/// The run that a person means by the session's id.
 #[must_use]
 pub fn newest<'r, 'a>(runs: &'r [Run<'a>]) -> Option<&'r Run<'a>> {
     runs.last()
@@ -154,7 +154,7 @@ impl<'a> Run<'a> {
     #[must_use]
     pub fn failure(&self) -> Option<&'a Event> {
         let Ending::Failed(last) = self.ending else { return None };
-        // A later event is no cause, and neither is a request that was refused beside a started task.
+        // A later event is not a cause, nor is a request that was refused beside a started task.
         let find = |status: &Status| {
             let event = self.find(status).map(|entry| entry.event);
             event.filter(|event| event.sort_key <= last.sort_key)
@@ -165,7 +165,7 @@ impl<'a> Run<'a> {
             find(&Status::AgentEntrypointFailed).filter(|_| !started),
             find(&Status::AgentInvocationFailed),
         ];
-        // A failure of the workflow itself, such as spent polls, repeats none of them.
+        // A failure of the workflow itself, such as too many polls, repeats none of them.
         let repeated = causes.iter().flatten().any(|cause| cause.error_type == last.error_type);
         causes.into_iter().flatten().next().filter(|_| repeated).or(Some(last))
     }

@@ -1,4 +1,4 @@
-//! What the journal of a session tells a person.
+//! Shows a session's journal to a person.
 //!
 //! It reads events and decides nothing about a running session.
 //!
@@ -7,9 +7,9 @@
 //! - [`listing`] has sessions as lines of a list, [`log_line`] makes log lines readable.
 //! - [`sessions`] reads a list of sessions, [`execution_end`] how an execution ended.
 //! - [`page`] shows a session, or a list, as a page of HTML; [`ui`] serves the pages.
-//! - [`explain`] says what happened, at which hop, and whether a task lives.
+//! - [`explain`] says what happened, in which part of the system, and whether a task lives.
 //!
-//! The binary `agent-journal` is these for the terminal.
+//! The binary `agent-journal` uses these modules in a terminal.
 
 mod alive;
 pub mod execution_end;

@@ -15,14 +15,14 @@ use crate::timeline::{duration, escape};
 /// How much of a reason a line of a terminal has.
 const MAX_WHY_BYTES: usize = 200;
 
-/// Failures of sessions that nobody has heard of any more.
+/// Failures of sessions from whose container nothing more was heard.
 const LOST: [&str; 3] = ["AgentNotStarted", "ContainerLost", "PollAttemptsSpent"];
 
-/// How a session stands, what needs attention first.
+/// How a session stands, ordered by urgency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Standing {
-    /// It failed, because nothing was heard of its container.
+    /// It failed because nothing more was heard from its container.
     Lost,
     /// It failed.
     Failed,

@@ -1,5 +1,5 @@
-//! A session as a page of HTML, and the frame of every page. A page is whole in itself: no script, no picture, no
-//! request to anywhere.
+//! A session as a page of HTML, and the frame of every page. A page is self-contained: it has no script and no
+//! picture, and makes no request.
 
 use journal::{Ending, Timestamp};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -12,7 +12,7 @@ use crate::lanes::{Bar, Lane, State, lanes};
 use crate::listing::Standing;
 use crate::timeline::{details, duration, escape, failure};
 
-/// Seconds after which a page asks for itself again while something on it still changes.
+/// Seconds after which a page reloads itself while something on it may still change.
 const REFRESH_SECONDS: u32 = 3;
 
 /// The account of the local system, which has no console.
@@ -25,7 +25,7 @@ pub struct Links {
     pub traces_url: Option<String>,
     /// Whether the page is served, so that it can refresh itself and has a list beside it.
     pub served: bool,
-    /// Whether its reader has stopped it from refreshing itself.
+    /// Whether the reader has paused the refresh.
     pub paused: bool,
 }
 
@@ -49,8 +49,8 @@ pub(crate) fn document(title: &str, refresh: bool, content: &Markup) -> String {
     markup.into_string()
 }
 
-/// When the page was made, and how it is kept fresh. `pause` and `resume` are the links that stop and start
-/// that.
+/// When the page was made, and whether it refreshes itself. `pause` and `resume` are the links that stop and
+/// start this.
 pub(crate) fn made(now: Timestamp, refresh: Option<bool>, pause: &str, resume: &str) -> Markup {
     html! {
         p.dim {

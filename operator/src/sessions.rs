@@ -1,4 +1,4 @@
-//! Sessions by their executions, as far as the journal knows them.
+//! Lists sessions: their executions, with what the journal knows of them.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,10 +15,10 @@ use crate::execution_end::unwatched;
 use crate::history::{Run, newest, runs};
 use crate::listing::{Execution, Listed, Standing};
 
-/// Sessions that are read at a time.
+/// How many sessions are read at the same time.
 const AT_A_TIME: usize = 16;
 
-/// The longest session that the workflow waits for, by far.
+/// Much longer than any session that the workflow waits for.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Which sessions are listed.
@@ -32,7 +32,7 @@ pub enum Filter {
     Failed,
     /// Those that run.
     Running,
-    /// Those of which nothing was heard any more.
+    /// Those that failed because nothing more was heard from their container.
     Lost,
 }
 
@@ -91,8 +91,8 @@ pub async fn sessions(
     let is_before = |time: DateTime, earliest: SystemTime| {
         SystemTime::try_from(time).is_ok_and(|time| time < earliest)
     };
-    // Those that ended before that time are left out; the list goes on for as long as an execution may
-    // last that ended after it.
+    // Leave out those that ended before that time. Read on, because an older execution may have
+    // ended after it.
     let too_early = |item: &ExecutionListItem| {
         let oldest = earliest.and_then(|earliest| earliest.checked_sub(LONGEST));
         oldest.is_some_and(|oldest| is_before(item.start_date, oldest))

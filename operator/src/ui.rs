@@ -1,4 +1,4 @@
-//! The pages, served on a port of one's own machine. Nothing that it serves changes anything.
+//! Serves the pages on a port of this machine. All of them only read.
 
 use std::io;
 use std::net::TcpListener;
@@ -20,7 +20,7 @@ use crate::list_page::{LISTED, list_page};
 use crate::page::{Links, problem_page, session_page};
 use crate::sessions::{Filter, read_runs, sessions};
 
-/// What the pages are made of.
+/// The sources of the pages.
 #[derive(Clone)]
 pub struct Ui {
     /// The journal.
@@ -33,7 +33,7 @@ pub struct Ui {
     pub traces_url: Option<String>,
 }
 
-/// What stands behind a page's question mark.
+/// The query of a page's URL.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Show {
@@ -88,7 +88,7 @@ async fn session(ui: Data<Ui>, id: Path<String>, show: Query<Show>) -> HttpRespo
 fn answer(text: Result<String>) -> HttpResponse {
     match text {
         Ok(text) => page(StatusCode::OK, text),
-        // A page that cannot be read now may be read in a moment.
+        // The next attempt may succeed.
         Err(error) => {
             page(StatusCode::BAD_GATEWAY, problem_page(&display_chain(error.as_ref()), true))
         }
@@ -105,7 +105,7 @@ fn page(status: StatusCode, text: String) -> HttpResponse {
         .body(text)
 }
 
-/// Refuses what a web page of somebody else may send: by a name that leads here, or from its origin.
+/// Refuses requests of a foreign web page: with a foreign `Host` that leads here, or a foreign `Origin`.
 async fn refuse_foreign(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,

@@ -1,4 +1,4 @@
-//! The signature that AWS's own OTLP endpoint asks for:
+//! The signature that AWS's own OTLP endpoint requires:
 //! <https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch-OTLPEndpoint.html>.
 
 use std::time::{Duration, SystemTime};

@@ -1,12 +1,12 @@
-//! The run's id as a member of W3C `baggage`: the container has to know it for a body that it refuses
-//! unread. <https://www.w3.org/TR/baggage/>
+//! The run's id as a member of W3C `baggage`. The container needs it for a body that it refuses without
+//! reading it. <https://www.w3.org/TR/baggage/>
 
 use journal::text::is_invocation_id;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 const KEY: &str = "journal.invocation_id";
 
-/// What need not be encoded: an ARN stays readable.
+/// Characters that need no encoding, so that an ARN stays readable.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b':').remove(b'-').remove(b'_').remove(b'.');
 
 /// The member that names a run.
@@ -15,7 +15,7 @@ pub fn run_baggage(invocation_id: &str) -> String {
     format!("{KEY}={}", utf8_percent_encode(invocation_id, PLAIN))
 }
 
-/// The run that a `baggage` names, and the rest of it, which is the caller's own.
+/// The run that a `baggage` names, and the other members, which are the caller's.
 #[must_use]
 pub fn split_baggage(baggage: &str) -> (Option<String>, Option<String>) {
     let run_of = |member: &str| {

@@ -19,7 +19,7 @@ use crate::{log_writer, logs};
 /// How long a process waits for its collector before it ends or is frozen.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(1);
 
-/// How long a process that may be frozen waits for whoever reads its log.
+/// How long a process that may be frozen waits until its log is written.
 const LOG_FLUSH_DEADLINE: Duration = Duration::from_millis(100);
 
 /// Events of one span. An agent's progress has up to 1,000; OpenTelemetry would keep 128.
@@ -27,14 +27,14 @@ const MAX_EVENTS: u32 = 2_000;
 
 /// The process's telemetry.
 pub struct Telemetry {
-    /// Absent where nothing is exported.
+    /// `None` if nothing is exported.
     export: Option<Export>,
 }
 
 /// Spans on their way to a collector.
 struct Export {
     provider: SdkTracerProvider,
-    /// Whether the collector takes what it is sent, and in time.
+    /// Whether the collector accepts spans in time.
     reached: Arc<AtomicBool>,
     /// Held by a flush: only one may block a thread.
     flushing: Arc<Mutex<()>>,
@@ -133,7 +133,7 @@ impl Export {
     }
 }
 
-/// What the environment says of this process, and `service` if it names none.
+/// The description of this process in the environment; the name is `service` if there is none.
 fn resource(service: &'static str) -> Resource {
     let detected = SdkProvidedResourceDetector.detect().get(&Key::new("service.name"));
     let named = detected.filter(|name| !name.as_str().starts_with("unknown_service"));
@@ -141,7 +141,7 @@ fn resource(service: &'static str) -> Resource {
 }
 
 /// Marks a span as failed, as [the standard says][recorded], with the first line of the message. The
-/// journal has the whole.
+/// journal has the whole message.
 ///
 /// [recorded]: https://opentelemetry.io/docs/specs/semconv/general/recording-errors/
 pub fn record_error(span: &SpanRef<'_>, error_type: &str, message: &str) {

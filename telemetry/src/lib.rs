@@ -2,12 +2,12 @@
 //!
 //! Spans go to OpenTelemetry's global provider and from there, as OTLP over HTTP, to the collector
 //! that the standard variables name. Without an endpoint nothing is exported, and a caller's trace
-//! context is handed on as it came. No work waits for a collector: spans that it does not take in
-//! time are dropped, and the log says once an hour that it does not.
+//! context is passed on unchanged. No work waits for a collector: spans that it does not accept in
+//! time are dropped, and one log line per hour says so.
 //!
 //! | variable | |
 //! |---|---|
-//! | `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` | where the collector is; requests to `https://xray.REGION.amazonaws.com/v1/traces` are signed for AWS |
+//! | `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` | address of the collector; requests to `https://xray.REGION.amazonaws.com/v1/traces` are signed for AWS |
 //! | `OTEL_EXPORTER_OTLP_HEADERS`, `…_TIMEOUT` | as the [standard][otlp] says |
 //! | `OTEL_EXPORTER_OTLP_PROTOCOL`, `…_COMPRESSION` | `http/protobuf` and `none`; another value is logged and not used |
 //! | `OTEL_TRACES_EXPORTER` | `none` turns the export off |
@@ -15,10 +15,10 @@
 //! | `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER`, `OTEL_BSP_*` | as the [standard][sdk] says |
 //! | `RUST_LOG` | level of the log |
 //!
-//! - [`run_service`]: the shell of both services' `main`.
-//! - `logs`: the log; `log_writer`: its way to stderr, for which nothing waits.
-//! - `export`: spans on their way; `otlp_client` and `aws`: the HTTP client for it, and the signature
-//!   that AWS's endpoint asks for.
+//! - [`run_service`]: the common part of both services' `main`.
+//! - `logs`: the log; `log_writer`: writes it to stderr, without making anybody wait.
+//! - `export`: sends spans; `otlp_client` and `aws`: its HTTP client, and the signature that AWS's
+//!   endpoint requires.
 //! - [`TraceParent`]: the trace context in a header, a payload or the environment.
 //! - [`run_baggage`]: the run's id, for a body that the container refuses unread.
 //!

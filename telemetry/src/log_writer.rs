@@ -1,5 +1,5 @@
-//! Lines on their way to stderr. Nobody waits for whoever reads them: a thread of its own writes, and
-//! what it cannot write soon is dropped and counted.
+//! Writes lines to stderr without waiting for their reader. A separate thread writes; lines that it
+//! cannot write soon are dropped and counted.
 
 use std::io::{self, Write};
 use std::sync::OnceLock;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// What may wait to be written, in bytes.
+/// Most bytes that may wait to be written.
 const MAX_PENDING_BYTES: usize = 4 * 1024 * 1024;
 
 static LINES: OnceLock<Sender<Vec<u8>>> = OnceLock::new();
@@ -46,7 +46,7 @@ fn write_now(line: &[u8]) {
     }
 }
 
-/// Whether the line was written. It is not if stderr is closed.
+/// Whether the line was written; `false` if stderr is closed.
 fn write_whole(mut line: &[u8]) -> bool {
     while !line.is_empty() {
         match io::stderr().write(line) {

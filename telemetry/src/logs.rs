@@ -34,7 +34,7 @@ pub fn log_span(session_id: &SessionId, invocation_id: &str, trace: &Context) ->
     span
 }
 
-/// Writes a line of text to stderr as it is. Does not wait for whoever reads it.
+/// Writes a line of text to stderr unchanged. Does not wait for its reader.
 pub fn log_line(text: &str) {
     log_writer::write(format!("{text}\n").into_bytes());
 }
@@ -44,7 +44,7 @@ pub fn log_line(text: &str) {
 const DEFAULT_FILTER: &str =
     "info,actix_server=warn,aws_smithy_http_client=error,lambda_runtime::layers::panic=off";
 
-/// The filter of the log, with what no setting may change: lines have their ids, and at the level
+/// The filter of the log. Two things hold with any setting: lines have their ids, and at the level
 /// `trace` these libraries stay at `debug`, because they would log bodies and addresses with
 /// passwords.
 fn filter(directives: &str) -> Result<EnvFilter, ParseError> {

@@ -1,4 +1,4 @@
-//! The way to the collector, over the HTTP client that the AWS SDK brings.
+//! Sends to the collector with the HTTP client of the AWS SDK.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,11 +21,11 @@ use crate::aws::Signer;
 /// How long one export may take, by OpenTelemetry's default.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the log does not repeat that a collector takes no spans.
+/// Time between two warnings that a collector accepts no spans.
 const SILENCE: Duration = Duration::from_secs(60 * 60);
 
-/// A client for one exporter, whose thread it may block: it does its work on a runtime of its own,
-/// so that an export needs nothing of the process's runtime, which may be busy, frozen or gone.
+/// A client for one exporter, whose thread it may block. It has its own runtime, so that an export does
+/// not depend on the process's runtime, which may be busy, frozen or gone.
 #[derive(Debug)]
 pub(crate) struct OtlpClient {
     runtime: Runtime,
@@ -33,7 +33,7 @@ pub(crate) struct OtlpClient {
     signer: Signer,
     timeout: Duration,
     reached: Arc<AtomicBool>,
-    /// When the log last said that it takes no spans.
+    /// When the last warning was logged.
     told: Mutex<Option<Instant>>,
 }
 
@@ -69,7 +69,7 @@ impl OtlpClient {
         Ok(answer)
     }
 
-    /// Logs that the collector takes no spans, but not at every export.
+    /// Logs a warning that the collector accepts no spans, but not at every export.
     fn log(&self, to: &str, result: &Result<Response<Bytes>, HttpError>) {
         let failure = match result {
             Ok(response) if response.status().is_success() => None,

@@ -1,4 +1,4 @@
-//! The shell around the `main` of both services.
+//! The common part of both services' `main`.
 
 use std::fmt::Display;
 use std::process::ExitCode;
@@ -9,7 +9,7 @@ use journal::SettingError;
 use crate::log_writer::flush;
 use crate::{Telemetry, log_line};
 
-/// How long a process that ends waits for whoever reads its log.
+/// How long a process that ends waits until its log is written.
 const LOG_DEADLINE: Duration = Duration::from_millis(500);
 
 /// Exit code of a process whose environment is missing a setting or holds an invalid one.

@@ -69,7 +69,7 @@ impl TraceParent {
     }
 }
 
-/// As it stands in a header or in `TRACEPARENT`.
+/// The text for a header or for `TRACEPARENT`.
 impl Display for TraceParent {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let (trace_id, span_id) = (self.0.trace_id(), self.0.span_id());
