@@ -6,7 +6,7 @@
 #   deploy.sh STACK --image URI                        an image in ECR that has the runtime in it
 #   … -- Name=Value …                                  parameters of the stack (deploy/README.md)
 #
-# With DRY_RUN=1 it says what it would run, and runs nothing. Region and credentials are the AWS CLI's.
+# With DRY_RUN=1 it only prints the commands. Region and credentials are those of the AWS CLI.
 set -euo pipefail
 
 usage=$(sed -n '4,7s/^# *//p' "$0")
@@ -16,7 +16,7 @@ fail() {
 }
 
 stack=${1:-}
-# The name of an ECR repository, of a stack, and with _ for - of an AgentCore runtime.
+# The name must be valid for an ECR repository, for a stack, and (with _ for -) for an AgentCore runtime.
 [[ $stack =~ ^[a-z][a-z0-9]*(-[a-z0-9]+)*$ && ${#stack} -ge 2 && ${#stack} -le 48 ]] ||
   fail "STACK must have 2 to 48 characters: small letters, digits and single dashes between them, a letter first; not '$stack'"
 shift
@@ -88,14 +88,14 @@ export AWS_REGION=$region AWS_DEFAULT_REGION=$region
 run sam build --beta-features --template-file deploy/template.yaml
 
 build() {
-  # Without the attestation, which would make an index of the image; and with the images of this machine,
-  # which another builder would not see.
+  # No attestation, because it would turn the image into an index. The default builder, because another
+  # one would not see this machine's images.
   run env BUILDX_BUILDER=default docker build --load --platform linux/arm64 --provenance=false "$@"
 }
 
 if [[ -z $image ]]; then
   registry=$account.dkr.ecr.$region.amazonaws.com
-  # A tag of its own each time: AgentCore notices no other change of the image.
+  # A new tag each time, because AgentCore notices no other change of the image.
   image=$registry/$stack:$(date -u +%Y%m%d%H%M%S)
   if [[ -n $dry_run ]] || ! aws ecr describe-repositories --repository-names "$stack" >/dev/null 2>&1; then
     run aws ecr create-repository --repository-name "$stack"
@@ -111,7 +111,8 @@ if [[ -z $image ]]; then
   run docker push --platform linux/arm64 "$image"
 fi
 
-# A parameter that is not given keeps its value from the last time; these two exclude each other.
+# A parameter that is not given keeps its last value. AgentCommand and AgentServerCommand exclude each
+# other, so both are always given.
 overrides=("AgentImageUri=$image" "AgentName=${stack//-/_}" "AgentCommand=$command" AgentServerCommand= "${parameters[@]}")
 quoted=()
 for override in "${overrides[@]}"; do
@@ -119,8 +120,7 @@ for override in "${overrides[@]}"; do
   quoted+=("ParameterKey=${override%%=*},ParameterValue=\"${value//\"/\\\"}\"")
 done
 
-# What a failed creation has made stays, and the next run goes on from there. A failed update is rolled
-# back.
+# After a failed creation, the resources stay and the next run continues. A failed update is rolled back.
 on_failure=(--on-failure DO_NOTHING)
 if [[ -z $dry_run ]]; then
   status=$(aws cloudformation describe-stacks --stack-name "$stack" --query 'Stacks[0].StackStatus' --output text 2>/dev/null || true)
@@ -129,7 +129,7 @@ fi
 run sam deploy --stack-name "$stack" --resolve-s3 --capabilities CAPABILITY_IAM \
   --no-fail-on-empty-changeset "${on_failure[@]}" --parameter-overrides "${quoted[@]}"
 
-# What the person shall run, not this script.
+# A command for the user to run, not this script.
 # shellcheck disable=SC2016
 output() {
   printf '$(aws cloudformation describe-stacks --stack-name %s --query "Stacks[0].Outputs[?OutputKey==%s].OutputValue" --output text)' "$stack" "'$1'"

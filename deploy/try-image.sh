@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
-# Proves the images without a container engine, on Debian as root: assembles the root file systems that
-# deploy/Dockerfile describes, from Debian's packages and the programs as it builds them (but for this
-# machine's CPU), and runs a session in each, as the images' user. Prints what it measured. Needs
-# debootstrap, curl and two builds:
+# Tests the images without a container engine, on Debian as root. It assembles the root file systems that
+# deploy/Dockerfile describes from Debian's packages and our programs (built for this machine's CPU), runs
+# a session in each as the images' user, and prints measurements. Needs debootstrap, curl and two builds:
 #   cargo build
 #   cargo zigbuild --release --locked --target x86_64-unknown-linux-musl --package agent-runtime --package word-counter
 set -euo pipefail

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """An agent in Python: counts the words of its prompt.
 
-The input is JSON on stdin and the result is what it prints; a line on file descriptor 3 is progress.
+It reads JSON from stdin, prints its result, and writes lines of progress to file descriptor 3.
 """
 import json
 import os

@@ -1,10 +1,10 @@
 #!/bin/sh
-# An agent in shell: counts the words of its prompt. The input is JSON on stdin and the result is
-# what it prints; a line on file descriptor 3 is progress.
+# An agent in shell: counts the words of its prompt. It reads JSON from stdin, prints its result, and
+# writes lines of progress to file descriptor 3.
 set -eu
 
 echo 'started count' >&3 # becomes TASK_COUNT_STARTED in the journal
-# Enough for counting words; jq -r .prompt reads JSON whole.
+# Enough for counting words; jq -r .prompt would parse all of JSON.
 prompt=$(sed -En 's/.*"prompt" *: *"(([^"\\]|\\.)*)".*/\1/p')
 if [ -z "$prompt" ]; then
   echo 'failed count there is no prompt' >&3

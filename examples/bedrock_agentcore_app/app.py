@@ -1,4 +1,4 @@
-"""A BedrockAgentCoreApp, as it runs on AgentCore without Agent Journal too: nothing in it knows the
+"""A BedrockAgentCoreApp that also runs on AgentCore without Agent Journal: nothing in it knows the
 journal. Start it with `uvicorn app:app`."""
 
 from bedrock_agentcore import BedrockAgentCoreApp

@@ -1,4 +1,4 @@
-// A BedrockAgentCoreApp in TypeScript. The SDK reads no port, so the program hands PORT on.
+// A BedrockAgentCoreApp in TypeScript. The SDK does not read PORT, so the program passes it on.
 import { BedrockAgentCoreApp } from 'bedrock-agentcore/runtime'
 
 const app = new BedrockAgentCoreApp({

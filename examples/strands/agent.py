@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""A Strands agent with a tool. Its phases and its result reach the journal by agent_journal, so what
-Strands prints is only log; its spans join the session's trace.
+"""A Strands agent with a tool. agent_journal reports its phases and its result to the journal, so what
+Strands prints is only log. Its spans join the session's trace.
 
-MODEL_ID names a model on Bedrock. Without it a script plays the model.
+MODEL_ID names a model on Bedrock. Without it, a script plays the model.
 """
 
 import json

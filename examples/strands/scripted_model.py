@@ -1,5 +1,5 @@
-"""A model that follows a script: it calls the tool count_words with the prompt, and says what came
-back. It stands in for a model on Bedrock where there is none."""
+"""A model that follows a script: it calls the tool count_words with the prompt, and answers with the
+tool's result. It replaces a model on Bedrock, so that the example runs offline."""
 
 import json
 from collections.abc import AsyncIterable

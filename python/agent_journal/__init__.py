@@ -1,4 +1,4 @@
-"""What an agent tells the runtime of Agent Journal: its phases and its result.
+"""Reports the phases and the result of an agent to the runtime of Agent Journal.
 
     import agent_journal
 
@@ -6,8 +6,8 @@
         steps = make_a_plan()
     agent_journal.result({"steps": steps})
 
-It writes lines to the file descriptor that PROGRESS_FD names. Where there is none, as on your own
-machine, nothing happens. Standard library only.
+It writes lines to the file descriptor that PROGRESS_FD names. Without the runtime it does nothing, so
+the agent also runs by itself. Standard library only.
 """
 
 import contextlib
@@ -41,8 +41,8 @@ os.register_at_fork(after_in_child=_after_fork)
 def _pipe() -> Optional[tuple[int, int]]:
     """The runtime's pipe and its inode, if this process has it.
 
-    A program that the agent starts may inherit the variable without the pipe. Whatever has that
-    number there must not be written to.
+    A program that the agent starts may inherit the variable without the pipe. There, the number may
+    belong to another file, to which we must not write.
     """
     try:
         fd = int(os.environ["PROGRESS_FD"])
@@ -52,7 +52,7 @@ def _pipe() -> Optional[tuple[int, int]]:
     return (fd, status.st_ino) if stat.S_ISFIFO(status.st_mode) else None
 
 
-# When the module is imported, the program has hardly opened anything of its own.
+# Looked up at import, before the program has opened many files of its own.
 _PIPE = _pipe()
 
 
@@ -61,7 +61,7 @@ def _write(line: str) -> None:
         return
     fd, inode = _PIPE
     rest = f"{line}\n".encode(errors="replace")
-    # A line that is longer than a pipe takes at once must not be mixed with another thread's.
+    # A long line takes several writes, between which no other thread may write.
     with _lock, contextlib.suppress(OSError):
         if os.fstat(fd).st_ino == inode:
             while rest:
@@ -73,7 +73,7 @@ def _one_line(text: str) -> str:
 
 
 class phase:
-    """A phase of the agent in the journal: started, and completed or failed with the exception.
+    """Journals a phase of the agent: started, then completed, or failed with the exception.
 
     The name has 1 to 50 characters of A-Z a-z 0-9 _ -. The journal keeps 1 KB of the text. Use it with
     `with`, or as the decorator of a function, which may be async or a generator.
@@ -132,9 +132,9 @@ class phase:
 
 
 def result(value: Any) -> None:
-    """The agent's result, as JSON; standard output is then only log. The last one counts. Call it in one
-    process only: lines of several, if they are long, are mixed.
+    """Sets the agent's result, as JSON. Standard output is then only log. The last call counts. Call it
+    in one process only, because long lines of several processes would be mixed.
 
-    Raises TypeError or ValueError for a value that JSON cannot hold.
+    Raises TypeError or ValueError if the value is not valid JSON.
     """
     _write(f"result {json.dumps(value, allow_nan=False)}")

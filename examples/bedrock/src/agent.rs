@@ -57,7 +57,7 @@ impl BedrockAgent {
         self.client.get_or_init(make).await
     }
 
-    /// What of a request is the same throughout a task.
+    /// The part of a request that is the same throughout a task.
     async fn request(&self) -> Result<ConverseFluentBuilder, AgentError> {
         let settings = &self.settings;
         let limit = i32::try_from(settings.max_answer_tokens).unwrap_or(i32::MAX);
@@ -69,7 +69,7 @@ impl BedrockAgent {
             .tool_config(tools::definitions().map_err(|error| AgentError::other(&error))?))
     }
 
-    /// Asks the model. One that takes no tools is asked again without them, and from then on.
+    /// Asks the model. If it supports no tools, asks again without them, and does so from then on.
     async fn ask(
         &self,
         request: &mut ConverseFluentBuilder,
@@ -155,7 +155,7 @@ impl Agent for BedrockAgent {
     }
 }
 
-/// Calls a tool, and makes of what it returns, or of its failure, what the model is told.
+/// Calls a tool, and turns its result or its failure into a message for the model.
 async fn result(call: &ToolUseBlock, context: &TaskContext) -> Result<ContentBlock, AgentError> {
     let span = span(&format!("execute_tool {}", call.name), SpanKind::Internal);
     let returned = tools::call(&call.name, to_json(&call.input), context);
@@ -192,7 +192,7 @@ fn text(content: &[ContentBlock]) -> String {
     Vec::from_iter(texts.map(String::as_str)).join("\n")
 }
 
-/// An answer that was cut is not asked for again: the model has worked for it, and is paid for it.
+/// If an answer was cut, the request is not repeated, because the model's work is paid for already.
 #[derive(Debug)]
 struct NotTwice;
 

@@ -1,12 +1,12 @@
-//! A model of Bedrock that calls tools, as an agent: a container's whole program.
+//! An agent that runs a model on Bedrock, with tools: a container's whole program.
 //!
-//! It works on the input's `prompt` (or on the whole input, if it has none) through Bedrock's
-//! Converse API, until the model has an answer. The answer is the session's result. Take this as a
-//! start: the tools in `tools.rs` are what you would change.
+//! It sends the input's `prompt` (or the whole input, if it has no prompt) to the model through
+//! Bedrock's Converse API and runs the model's tools, until the model answers. The answer is the
+//! session's result. Copy it, and change the tools in `tools.rs`.
 //!
-//! An error of Bedrock fails the task with the type `ClientError` (code and message in the text),
-//! one of the credentials with `CredentialsError`, spent limits with `TurnsSpent` or `TokensSpent`,
-//! and an unusable answer with the model's stop reason, such as `guardrail_intervened`.
+//! The task fails with the type `ClientError` if Bedrock refuses a call (code and message in the
+//! text), `CredentialsError` without valid credentials, `TurnsSpent` or `TokensSpent` at a limit, and
+//! with the model's stop reason, such as `guardrail_intervened`, if there is no usable answer.
 
 mod agent;
 mod documents;

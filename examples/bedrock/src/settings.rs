@@ -1,8 +1,8 @@
-/// What the model is told, and how far it may go.
+/// The model, its system prompt and its limits.
 pub struct Settings {
     /// `MODEL_ID`: the model or inference profile.
     pub model_id: String,
-    /// `SYSTEM_PROMPT`: what the model is told first.
+    /// `SYSTEM_PROMPT`: the model's system prompt.
     pub system_prompt: Option<String>,
     /// `MAX_TURNS`: answers of the model to one prompt, by default 25.
     pub max_turns: u32,

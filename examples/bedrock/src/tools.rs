@@ -1,4 +1,4 @@
-//! What the model may call.
+//! The tools that the model may call.
 
 use agent_runtime::{AgentError, TaskContext};
 use aws_sdk_bedrockruntime::error::BuildError;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::documents::to_document;
 
-/// The tools as the model learns of them.
+/// The tools' descriptions for the model.
 pub fn definitions() -> Result<ToolConfiguration, BuildError> {
     let journal = ToolSpecification::builder()
         .name("journal")
@@ -28,8 +28,7 @@ pub fn definitions() -> Result<ToolConfiguration, BuildError> {
     ToolConfiguration::builder().tools(Tool::ToolSpec(journal)).build()
 }
 
-/// Does what the model asks for. The message of an error goes back to the model, which may try
-/// something else.
+/// Runs a tool for the model. The model gets the message of an error and may try something else.
 pub async fn call(name: &str, input: Value, context: &TaskContext) -> Result<Value, AgentError> {
     match name {
         "journal" => journal(&input, context),
