@@ -21,7 +21,7 @@ use crate::{Input, TaskContext};
 /// What runs in the background for one invocation.
 ///
 /// The runtime calls `run` in a task of its own. It may panic, block its thread or never end: the
-/// journal gets one terminal event all the same.
+/// journal still gets one terminal event.
 pub trait Agent: Send + Sync + 'static {
     /// What the agent returns: `serde_json::Value`, a type of its own, or a
     /// `Box<serde_json::value::RawValue>` to keep the spelling of JSON that it already has.

@@ -7,7 +7,7 @@ use journal::settings::optional;
 
 const NAME: &str = "AGENT_ENVIRONMENT";
 
-/// What the runtime sets for each task.
+/// Variables that the runtime sets for each task.
 const SET_BY_THE_RUNTIME: [&str; 6] =
     ["BAGGAGE", "INVOCATION_ID", "PROGRESS_FD", "SESSION_ID", "TRACEPARENT", "TRACESTATE"];
 
@@ -36,8 +36,8 @@ pub(crate) fn agent_environment(
     Ok(variables.unwrap_or_default())
 }
 
-/// A variable of an agent in Rust: that of `AGENT_ENVIRONMENT`, or else that of the process. A command
-/// or a server gets them in its environment.
+/// A variable for an agent in Rust, from `AGENT_ENVIRONMENT` or otherwise from the process. A command
+/// or a server gets these variables in its environment.
 #[must_use]
 pub fn agent_variable(name: &str) -> Option<String> {
     let of_process = |name: &str| std::env::var(name).ok();

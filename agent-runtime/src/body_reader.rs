@@ -18,10 +18,10 @@ const TURN_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a shutdown waits for the rest of a body.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
-/// A body up to this size is read at once, and understood on the journal's own thread.
+/// A body up to this size is read at once, and parsed on the journal's own thread.
 pub(crate) const SMALL_BODY_BYTES: usize = 64 * 1024;
 
-/// Memory for the larger bodies that are in hand at a time.
+/// Memory for all larger bodies that are processed at the same time.
 const LARGE_BODIES_BYTES: usize = 100 * 1024 * 1024;
 
 #[derive(Clone)]
@@ -39,8 +39,7 @@ impl BodyReader {
         Self { max_body_bytes, free, draining }
     }
 
-    /// Reads a body, unless the shutdown is over before it is there. The permit is the memory that a
-    /// large one takes.
+    /// Reads a body, unless the shutdown ends first. The permit stands for the memory of a large body.
     pub async fn receive(
         &self,
         length: Option<usize>,
@@ -87,7 +86,7 @@ impl BodyReader {
             body.extend_from_slice(&chunk);
         }
         if let Some(turn) = &mut turn {
-            // Of a body without a length, more was reserved.
+            // For a body without a length, more was reserved.
             drop(turn.split(turn.num_permits().saturating_sub(body.len())));
         }
         Ok((turn, body.freeze()))

@@ -15,18 +15,18 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::agents::NamedAgent;
 use crate::{Agent, CommandAgent, Settings, serve};
 
-/// A sixth of an invocation's processor time is spent in the allocator, from several threads.
 /// File descriptors: an idle process has 26, the journal up to 32 connections, and each task of a command
 /// its connection and five pipes.
 const NEEDED_FILES: u64 = 128;
 
+/// A sixth of an invocation's processor time is spent in the allocator, from several threads.
 #[cfg(feature = "mimalloc")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Runs an agent as the container's main process: reads the environment (see [`Settings`]), logs to
-/// stderr, serves until SIGTERM, SIGINT, SIGHUP or SIGQUIT. The exit code is 2 if a setting is missing or invalid,
-/// and 1 if the server fails.
+/// stderr, and serves until SIGTERM, SIGINT, SIGHUP or SIGQUIT. The exit code is 2 if a setting is
+/// missing or invalid, and 1 if the server fails.
 #[must_use]
 pub fn run(agent: impl Agent) -> ExitCode {
     run_service(Ok(agent))

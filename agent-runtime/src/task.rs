@@ -29,7 +29,7 @@ use crate::outcome::{
 };
 use crate::{Agent, AgentError, Input, Invocation, Limits, TaskContext};
 
-/// How long AGENT_BACKGROUND_TASK_STARTED is tried before the agent is given up.
+/// How long to try AGENT_BACKGROUND_TASK_STARTED before the agent is given up.
 const STARTED_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long an aborted agent may take to drop what it owns. One that blocks its thread takes longer;
@@ -90,7 +90,7 @@ pub async fn run_task(
 }
 
 impl Task {
-    /// Runs the agent from its first event to its last. `started` learns whether it was started.
+    /// Runs the agent from its first event to its last, and tells `started` whether it was started.
     pub(crate) async fn run(
         mut self,
         invocation: Invocation,
@@ -138,7 +138,7 @@ impl Task {
             telemetry::record_error(&span, "JournalError", &display_chain(error));
             unknown = error.kind == AppendErrorKind::Unknown;
         }
-        // The caller may have gone away; the task runs all the same.
+        // The caller may have gone away; the task still runs.
         let _ = started.send(durable);
         if let Some(started_at) = started_at {
             let progress = invocation.context.progress.clone();
@@ -219,7 +219,7 @@ impl Task {
         Err(order)
     }
 
-    /// Ends an agent that still runs: it is told, and after its grace dropped.
+    /// Ends an agent that still runs: tells it, and drops it after its grace.
     async fn end_agent(&self, mut agent: JoinHandle<Outcome>, context: &TaskContext) {
         context.ending.cancel();
         let grace = self.agent.grace;

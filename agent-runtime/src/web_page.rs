@@ -1,5 +1,5 @@
-//! Web pages and the ports of one's own machine. A page in a browser may send simple requests to
-//! 127.0.0.1, or reach it by a host name of its own (DNS rebinding). Neither may start an agent.
+//! Refuses requests of web pages to ports of this machine. A page in a browser can send simple requests
+//! to 127.0.0.1, or reach it by a host name of its own (DNS rebinding). Neither may start an agent.
 
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -8,7 +8,7 @@ use actix_web::middleware::Next;
 use actix_web::{Error, HttpResponse};
 use serde_json::json;
 
-/// Refuses what a web page may have sent, with 403. For servers that listen on a loopback address: a
+/// Refuses requests that a web page may have sent, with 403. For servers that listen on a loopback address: a
 /// middleware of `actix_web::middleware::from_fn`.
 ///
 /// # Errors
@@ -25,7 +25,7 @@ pub async fn refuse_web_pages<B: MessageBody>(
     Ok(request.into_response(answer).map_into_right_body())
 }
 
-/// The header by which a request is not, or may not be, of a program of this machine.
+/// The header that shows that a request may not come from a program of this machine.
 fn foreign_header(headers: &HeaderMap) -> Option<&'static str> {
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     let host = text("host").unwrap_or("localhost");

@@ -3,8 +3,8 @@ use tokio_util::sync::DropGuard;
 
 /// Stands for one running agent; its end is the agent's end.
 ///
-/// It holds nothing but the agent's abort, and pulls it when dropped: actix drops an actor however
-/// it ends, whereas `stopped` is not always called.
+/// It holds only the agent's abort handle, and aborts the agent when dropped: actix always drops an
+/// actor that ends, but does not always call `stopped`.
 pub(crate) struct Worker {
     pub _abort: DropGuard,
 }

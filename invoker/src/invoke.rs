@@ -169,7 +169,7 @@ async fn attempts(
             (FaultKind::Refused { code }, ..) => definite(code, &fault),
             (FaultKind::Throttled, Some(code), _) => definite(code, &fault),
             (_, Some(code), Some(500)) => definite(code, &fault),
-            // A proxy's refusal. It did not hand the request on, but perhaps in these cases.
+            // A proxy's refusal. It did not pass the request on, except perhaps in these cases.
             (_, _, Some(408 | 421 | 425)) => Failure::Unknown(fault.to_string()),
             (_, _, Some(status @ 400..=499)) => definite(&format!("HTTP{status}"), &fault),
             _ => Failure::Unknown(fault.to_string()),

@@ -58,7 +58,7 @@ pub fn runs(events: &[Event]) -> Vec<Run<'_>> {
     grouped.into_iter().map(|(id, run)| Run::new(id, &run, ending(events, id))).collect()
 }
 
-/// Whether an item is no event of this journal: it has no `Status` or no `InvocationId`.
+/// Whether an item is not an event of this journal: it has no `Status` or no `InvocationId`.
 #[must_use]
 pub fn is_foreign(event: &Event) -> bool {
     event.status.as_str().is_empty() || event.invocation_id.is_empty()

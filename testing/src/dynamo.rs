@@ -1,5 +1,5 @@
-//! A DynamoDB that fails on demand: an HTTP connector under the real AWS SDK. It hands requests
-//! to the embedded engine, so conditions are really evaluated.
+//! A DynamoDB that fails on demand: an HTTP connector under the real AWS SDK. It passes requests to the
+//! embedded engine, which really evaluates conditions.
 
 #![allow(
     clippy::unwrap_used,
@@ -123,13 +123,13 @@ impl Dynamo {
         }
     }
 
-    /// One that meets these faults, one a request, and then none.
+    /// An engine with these faults, one per request, and then none.
     pub fn scripted(faults: impl IntoIterator<Item = Fault>) -> Self {
         let mut faults = Vec::from_iter(faults).into_iter();
         Self::new(move |_| faults.next().unwrap_or(Fault::None))
     }
 
-    /// Tells every item that a put has written, even if the caller will not learn it.
+    /// Reports every item that a put has written, even if the caller does not learn it.
     #[must_use]
     pub fn on_applied(self, applied: impl Fn(&Value) + Send + Sync + 'static) -> Self {
         Self { applied: Arc::new(applied), ..self }
@@ -232,14 +232,14 @@ fn foreign(status: u16, body: impl Into<SdkBody>) -> HttpResponse {
     HttpResponse::new(status.try_into().unwrap(), body.into())
 }
 
-/// A body of which the half comes.
+/// A body of which only half comes.
 fn broken_off() -> SdkBody {
     let half = Ok(Frame::data(Bytes::from("{\"__type\": \"x#Val")));
     let cut = Err(io::Error::from(io::ErrorKind::UnexpectedEof));
     SdkBody::from_body_1_x(StreamBody::new(stream::iter([half, cut])))
 }
 
-/// A body that goes on and on.
+/// A body without an end.
 fn endless() -> SdkBody {
     let block = Bytes::from(vec![b' '; 1024 * 1024]);
     let blocks = stream::repeat_with(move || Ok::<_, io::Error>(Frame::data(block.clone())));

@@ -25,14 +25,14 @@ const START_DEADLINE: Duration = Duration::from_secs(30);
 /// How long to keep reading the log of a child that has ended.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// What a child is started with.
+/// How to start a child.
 #[derive(Clone)]
 pub struct Spec {
     /// The executable.
     pub program: PathBuf,
-    /// What it is given on the command line.
+    /// Its arguments.
     pub arguments: Vec<String>,
-    /// What messages call the child.
+    /// The child's name in messages.
     pub name: &'static str,
     /// Variables on top of this process's own.
     pub environment: Vec<(String, String)>,
@@ -90,7 +90,7 @@ impl Process {
     /// Waits for the address on which the child listens.
     ///
     /// # Errors
-    /// If the child ends before, or is slow.
+    /// If the child ends first, or is slow.
     pub async fn address(&self, listens: oneshot::Receiver<String>) -> Result<String> {
         tokio::select! {
             Ok(address) = listens => Ok(address),
@@ -101,7 +101,7 @@ impl Process {
         }
     }
 
-    /// Resolves when the child has ended, with how.
+    /// Resolves when the child has ended; the text says how.
     pub async fn ended(&self) -> String {
         let mut ended = self.ended.clone();
         let status = ended.wait_for(Option::is_some).await;
@@ -149,12 +149,12 @@ fn open_log(path: &Path) -> Result<File> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    // Appended: another run may write to it, and what explains a session is in an earlier one's.
+    // Appended, because another run may write to it, and an earlier run's lines explain its sessions.
     let log = File::options().create(true).append(true).open(path);
     log.with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Copies the child's log, and tells the address that it says it listens on.
+/// Copies the child's log, and sends the address on which the child says that it listens.
 async fn follow(
     stderr: ChildStderr,
     mut log: File,

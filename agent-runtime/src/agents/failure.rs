@@ -1,4 +1,4 @@
-//! What the last words of a program that failed mean.
+//! Turns the last lines of a program that failed into an error.
 
 use journal::text::{MAX_ERROR_MESSAGE_BYTES, truncate};
 
@@ -6,12 +6,12 @@ use super::log::LastWords;
 use super::traceback::{error_type, node_error, python_exception};
 use crate::AgentError;
 
-/// Longest first line of a message in bytes. The rest of the line stands in what follows.
+/// Longest first line of a message in bytes. The whole line follows it.
 const MAX_FIRST_LINE_BYTES: usize = 1024;
 
-/// Why a program failed. The first line of the message is the cause: of a Python traceback the last
-/// exception, of a group's the first in it, of another program its last words. `how` it ended and the
-/// lines themselves follow, as many as fit.
+/// Why a program failed. The first line of the message is the cause: the last exception of a Python
+/// traceback (the first one in an exception group), or otherwise the program's last line. `how` it
+/// ended and the lines themselves follow, as many as fit.
 pub(super) fn failure(words: &LastWords, how: &str) -> AgentError {
     if let Some(error) = exception(words, how) {
         return error;
@@ -22,7 +22,7 @@ pub(super) fn failure(words: &LastWords, how: &str) -> AgentError {
         return format!("the agent failed without a word ({how})").into();
     };
     let (words, before) = (first_line(words), lines.get(..last).unwrap_or_default());
-    // Of a program that does not even compile, Python prints no traceback.
+    // Python prints no traceback for a program that does not compile.
     let is_indented = |line: &&str| line.starts_with(' ');
     let is_pythons = before.last().is_some_and(is_indented) && words.contains("Error");
     let named = is_pythons || words.starts_with("botocore.");
@@ -37,7 +37,7 @@ pub(super) fn failure(words: &LastWords, how: &str) -> AgentError {
 pub(super) fn exception(words: &LastWords, how: &str) -> Option<AgentError> {
     let lines = Vec::from_iter(words.lines.iter().map(String::as_str));
     let exception = python_exception(&lines, words.old).or_else(|| node_error(&lines))?;
-    // A framework may raise what it caught anew, in the same words.
+    // A framework may catch an exception and raise its own with the same message.
     let said = |line: &str| line.split_once(": ").map(|(_, said)| said.to_owned());
     let is_origin = |line: &&&str| line.starts_with("botocore.") && said(line) == said(exception);
     let error_type = error_type(lines.iter().find(is_origin).copied().unwrap_or(exception));
@@ -46,13 +46,13 @@ pub(super) fn exception(words: &LastWords, how: &str) -> Option<AgentError> {
     Some(AgentError::new(error_type, format!("{words}\n{lines}{how}")))
 }
 
-/// What Node.js prints besides the error.
+/// Lines that Node.js prints besides the error.
 fn is_noise(line: &str) -> bool {
     let noise = ["Node.js v", "    at ", "(Use `node ", "}"];
     line.trim().is_empty() || noise.iter().any(|begin| line.starts_with(begin))
 }
 
-/// A failure in words of our own, and the lines.
+/// A failure in our own words, followed by the lines.
 pub(super) fn quoted(words: &str, said: &LastWords) -> AgentError {
     let lines = Vec::from_iter(said.lines.iter().map(String::as_str));
     let lines = last_that_fit(&lines, words);
@@ -63,7 +63,7 @@ fn first_line(line: &str) -> &str {
     truncate(line.trim(), MAX_FIRST_LINE_BYTES)
 }
 
-/// The last lines, whole ones, that fit into a message beside this text.
+/// The last whole lines that fit into a message with this text.
 fn last_that_fit(lines: &[&str], beside: &str) -> String {
     let mut room = MAX_ERROR_MESSAGE_BYTES.saturating_sub(beside.len() + 1);
     let fits = |line: &&&str| {

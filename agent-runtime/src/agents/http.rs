@@ -21,30 +21,30 @@ const LISTEN_DEADLINE: Duration = Duration::from_secs(120);
 /// How long an idle server may take to end when the container stops.
 const STOP_GRACE: Duration = Duration::from_millis(500);
 
-/// How soon a server has ended that was killed.
+/// How long a killed server takes to end.
 const KILL_DEADLINE: Duration = Duration::from_millis(500);
 
-/// How soon the end of a server is known whose connection broke.
+/// How long after a broken connection the end of the server is known.
 const DEATH_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Calls a server for each invocation, as AgentCore calls a container.
 ///
 /// - Input: the invocation's, byte for byte as the body of a POST, with AgentCore's headers and the
 ///   task's `traceparent`.
-/// - Result: the answer, as JSON if it parses, else as text; of a stream of server-sent events the
-///   array of them.
-/// - A server that answers and says HealthyBusy at `/ping` works on: the task ends when it has twice
-///   said that it is not busy any more.
+/// - Result: the answer, as JSON if it parses, otherwise as text. For a stream of server-sent events,
+///   the array of the events.
+/// - If a server has answered and says HealthyBusy at `/ping`, it still works. The task ends when the
+///   server has said twice that it is not busy.
 /// - Failure: an answer other than 2xx, an error as the last event, or the server's end.
 ///
-/// A server of `AGENT_SERVER_COMMAND` is started for the first task, with `SESSION_ID`, and `PORT` and
-/// `UVICORN_PORT` to listen on, and again for the next task after it has ended. It has the log and the
-/// file descriptor for progress of a [`CommandAgent`](crate::CommandAgent). A task that has to end takes
-/// it along: it gets SIGTERM, and SIGKILL three seconds later.
+/// The first task starts the server of `AGENT_SERVER_COMMAND`, with `SESSION_ID`, and with `PORT` and
+/// `UVICORN_PORT` to listen on. If the server has ended, the next task starts it again. Its log and its
+/// progress work as for a [`CommandAgent`](crate::CommandAgent). When a task has to end, its server gets
+/// SIGTERM, and SIGKILL three seconds later.
 #[derive(Debug)]
 pub struct HttpAgent {
     target: Target,
-    /// What the server is asked for.
+    /// The `Accept` header.
     accept: String,
     listen_deadline: Duration,
 }
@@ -52,7 +52,7 @@ pub struct HttpAgent {
 #[derive(Debug)]
 enum Target {
     Url(Endpoint),
-    /// A server of the runtime's own, while there is one.
+    /// The server that the runtime has started, if there is one.
     Command(CommandLine, Mutex<Option<Started>>),
 }
 
@@ -62,7 +62,7 @@ impl HttpAgent {
     /// Reads `AGENT_SERVER_COMMAND` or `AGENT_URL`, and `AGENT_ACCEPT`.
     ///
     /// # Errors
-    /// If neither is there, or the one is not valid.
+    /// If both are missing, or one is invalid.
     pub fn from_env(env: impl Fn(&str) -> Option<String>) -> Result<Self, SettingError> {
         const URL: &str = "it must be the whole URL of the server's invocations, such as \
             http://127.0.0.1:9000/invocations, without TLS";
@@ -87,8 +87,8 @@ impl HttpAgent {
         Ok(Self { target, accept, listen_deadline: LISTEN_DEADLINE })
     }
 
-    /// The server of this process, started if there is none, and where it listens. The task's own is
-    /// `mine`, from its start on.
+    /// The server, started if there is none, and where it listens. `mine` is the task's server from its
+    /// start on.
     async fn started(
         &self,
         invocation: &Invocation,
@@ -174,7 +174,7 @@ impl HttpAgent {
         }
     }
 
-    /// Waits until a server of somebody else listens.
+    /// Waits until the server of `AGENT_URL` listens.
     async fn wait_for(&self, endpoint: &Endpoint) -> Result<(), AgentError> {
         let (address, seconds) = (&endpoint.address, self.listen_deadline.as_secs());
         let addresses = [address.as_str()];
@@ -213,7 +213,7 @@ impl Agent for HttpAgent {
             result = self.work(invocation, &mine) => return result,
             () = context.ending() => {}
         }
-        // Nobody but the process can end what a request has begun.
+        // Only the end of the process ends what a request has begun.
         if let Some(server) = mine.into_inner() {
             self.end(&server, GRACE).await;
         }

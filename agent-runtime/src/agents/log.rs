@@ -1,9 +1,9 @@
-//! An agent's lines on their way to the log, and the last words among them.
+//! Writes an agent's lines to the log, and keeps the last ones.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// How much of the end of the log is kept, to find the cause of a failure in it.
+/// How much of the end of the log is kept, to find the cause of a failure.
 const TAIL_BYTES: usize = 32 * 1024;
 
 /// Lines that one task may write to the log from each of stdout and stderr.
@@ -12,20 +12,20 @@ const MAX_LOG_LINES: usize = 10_000;
 /// Bytes that one task may write to the log from each of stdout and stderr.
 const MAX_LOG_BYTES: usize = 10_000_000;
 
-/// What a program writes as it dies takes less time than this.
+/// A program writes its last lines within this time.
 const BURST: Duration = Duration::from_secs(1);
 
-/// How often the log says how much it leaves out.
+/// How often the log says how many lines it leaves out.
 const LEFT_OUT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Which of its outputs an agent wrote a line to.
+/// The output to which an agent wrote a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stream {
     Stdout,
     Stderr,
 }
 
-/// An agent's lines on their way to the log, and the last of them.
+/// Writes an agent's lines to the log, and keeps the last ones.
 #[derive(Debug)]
 pub(super) struct AgentLog {
     stream: Stream,
@@ -60,7 +60,7 @@ impl AgentLog {
                 Stream::Stderr => tracing::info!(target: "agent::stderr", "{text}"),
             }
         }
-        // With its end: a blank line takes room too.
+        // Counts the line break: a blank line takes space too.
         self.tail_bytes += text.len() + 1;
         self.tail.push_back((Instant::now(), text));
         while self.tail_bytes > TAIL_BYTES && self.tail.len() > 1 {
@@ -69,7 +69,7 @@ impl AgentLog {
         }
     }
 
-    /// Another task may log as much as the one before it.
+    /// Resets the limit for the next task.
     pub fn another_task(&mut self) {
         if self.left_out > 0 {
             self.say_what_is_left_out();
@@ -116,11 +116,11 @@ impl Drop for AgentLog {
 #[derive(Debug, Default)]
 pub(super) struct LastWords {
     pub lines: Vec<String>,
-    /// How many of them came some time before the last one: what they tell of, the program survived.
+    /// How many of them came some time before the last one. The program survived what they report.
     pub old: usize,
 }
 
-/// The last words of stderr, or if that is silent of stdout, after as many lines of each.
+/// The last lines of stderr, or of stdout if stderr is empty, after so many lines of each.
 pub(super) fn last_words(
     out: &AgentLog,
     err: &AgentLog,
@@ -132,7 +132,7 @@ pub(super) fn last_words(
     if silent { out.last_words(from_out) } else { words }
 }
 
-/// A line without the sequences that colour it.
+/// A line without its colour sequences.
 fn without_colours(line: &str) -> String {
     let mut parts = line.split("\u{1b}[");
     let first = parts.next().unwrap_or_default().to_owned();

@@ -19,7 +19,7 @@ const MAX_LINE_BYTES: u64 = 64 * 1024;
 /// How much of an invalid line of progress is logged.
 const MAX_QUOTED_BYTES: usize = 200;
 
-/// Reads to the end, and hands on each line, a long one in pieces.
+/// Reads to the end, and passes on each line, a long one in pieces.
 pub(super) async fn read_lines(
     stream: Option<impl AsyncRead + Unpin>,
     mut each: impl FnMut(&[u8]),

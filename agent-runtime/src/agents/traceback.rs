@@ -1,4 +1,4 @@
-//! The exception in the lines that Python or Node.js prints as it fails.
+//! Finds the exception in the lines that Python or Node.js prints when it fails.
 
 use journal::SdkFault;
 
@@ -24,7 +24,7 @@ const CREDENTIAL_CLASSES: [&str; 13] = [
     "UnauthorizedSSOTokenError",
 ];
 
-/// What stands before a traceback that is not why the program ended.
+/// Lines before a traceback that is not the reason for the program's end.
 const ASIDES: [&str; 6] = [
     "--- Logging error ---",
     "Error in atexit",
@@ -34,8 +34,8 @@ const ASIDES: [&str; 6] = [
     "Task exception was never retrieved",
 ];
 
-/// The line of a Python traceback that names the exception: `module.Class: message`. Of several
-/// tracebacks the last, less what the program survived: its first `old` lines, and asides.
+/// The line of a Python traceback that names the exception: `module.Class: message`. The last traceback
+/// counts, except those that the program survived: its first `old` lines, and asides.
 pub(super) fn python_exception<'a>(lines: &[&'a str], old: usize) -> Option<&'a str> {
     for at in (old..lines.len()).rev() {
         let (before, region) = (lines.get(..at)?, lines.get(at..)?);
@@ -78,7 +78,7 @@ fn first_of_group<'a>(lines: &[&'a str]) -> Option<&'a str> {
     fallback
 }
 
-/// A line of a group without what draws the tree.
+/// A line of a group without the characters that draw the tree.
 fn inner(line: &str) -> &str {
     let bare = line.trim_start();
     bare.strip_prefix("| ").or_else(|| bare.strip_prefix('|')).unwrap_or(line)
@@ -93,7 +93,7 @@ pub(super) fn node_error<'a>(lines: &[&'a str]) -> Option<&'a str> {
     lines.get(caret + 1..)?.iter().find(is_said).copied()
 }
 
-/// The class of `module.Class: message`; for an error of an AWS call our own name of its kind.
+/// The class of `module.Class: message`. For an error of an AWS call, our own name of its kind.
 pub(super) fn error_type(exception: &str) -> &str {
     let class = exception.split(": ").next().unwrap_or_default().trim_end_matches(':');
     let code = || exception.split_once("An error occurred (")?.1.split(')').next();

@@ -34,7 +34,7 @@ pub trait Services {
     }
 }
 
-/// What an execution uses of what Step Functions bills and limits.
+/// How much an execution uses of what Step Functions bills and limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
     /// State transitions: one for each state entered and for each retry.
@@ -43,7 +43,7 @@ pub struct Usage {
     pub history_events: u32,
 }
 
-/// A failed call, in the words that Retry and Catch match.
+/// A failed call, with the error name that Retry and Catch match.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceError {
     /// Such as `DynamoDB.ConditionalCheckFailedException`.

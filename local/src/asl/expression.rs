@@ -108,7 +108,7 @@ fn run<'a>(
     serde_json::to_value(&value).map_err(|error| error.to_string())
 }
 
-/// By way of text: the direct conversion turns integers into floating-point numbers.
+/// Converts through text, because the direct conversion turns integers into floating-point numbers.
 fn from_json(value: &Value) -> Result<JValue, String> {
     JValue::from_json_str(&value.to_string()).map_err(|error| error.to_string())
 }

@@ -145,7 +145,7 @@ impl<'e> Interpreter<'e> {
         }
     }
 
-    /// What expressions of a state see: the variables, and `$states`.
+    /// The variables and `$states`, which the expressions of a state see.
     fn scope(&self, state: &str, input: &Value, now: DateTime<Utc>) -> Map<String, Value> {
         let mut scope = self.variables.clone();
         scope.insert(
@@ -166,7 +166,7 @@ impl<'e> Interpreter<'e> {
         scope
     }
 
-    /// Makes assignments; all of them see the values from before any of them.
+    /// Makes assignments. All of them see the old values.
     fn assign(&mut self, assign: &Assign, scope: &Map<String, Value>) -> Result<(), ServiceError> {
         let values: Vec<_> = assign
             .iter()

@@ -1,8 +1,8 @@
 //! An interpreter of the part of the Amazon States Language that `session.asl.json` uses: JSONata,
 //! and the states Pass, Choice, Wait, Task, Succeed and Fail.
 //!
-//! It refuses at load whatever it does not run as Step Functions would: an unknown field, another
-//! state type, another service integration, an expression that does not parse.
+//! It refuses to load a definition that it would run differently from Step Functions: one with an
+//! unknown field, another state type, another service integration, or an expression that does not parse.
 
 mod definition;
 mod execution;
