@@ -29,7 +29,7 @@ pub(crate) struct BodyReader {
     max_body_bytes: usize,
     /// Bytes of [`LARGE_BODIES_BYTES`] that are free.
     free: Arc<Semaphore>,
-    /// Cancelled when the host is told to stop.
+    /// Cancelled when the container is told to stop.
     draining: CancellationToken,
 }
 

@@ -38,7 +38,7 @@ pub(crate) struct Entrypoint {
     /// Takes milliseconds at first: the SDK reads the system's certificates.
     pub journal: Shared<BoxFuture<'static, Journal>>,
     pub supervisor: Addr<Supervisor>,
-    /// Cancelled when the host is told to stop.
+    /// Cancelled when the container is told to stop.
     pub draining: CancellationToken,
     /// Cancelled when the process is about to exit.
     pub give_up: CancellationToken,

@@ -55,7 +55,7 @@ pub(crate) struct Supervisor {
     health: Health,
     /// What the shutdown waits for.
     tasks: TaskTracker,
-    /// Cancelled when the host is told to stop: refuse new tasks, end those that run.
+    /// Cancelled when the container is told to stop: refuse new tasks, end those that run.
     draining: CancellationToken,
     /// Cancelled when the process is about to exit.
     give_up: CancellationToken,

@@ -50,7 +50,7 @@ pub(crate) struct Task {
     pub process_started: Instant,
     /// AGENT_ENTRYPOINT_STARTED, the cause of this task.
     pub after: Timestamp,
-    /// End the agent: cancelled when the host drains, and by the worker actor's drop.
+    /// End the agent: cancelled when the container stops, and by the worker actor's drop.
     pub abort: CancellationToken,
     /// Cancelled when the process is about to exit: log the event instead of writing it.
     pub give_up: CancellationToken,

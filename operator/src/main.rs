@@ -26,7 +26,7 @@ use stop::StopArgs;
 /// Start and stop sessions, show their journal, and say what happened to them
 ///
 /// Region, credentials and endpoints are those of the AWS SDKs (AWS_PROFILE, AWS_REGION, …). The
-/// exit code is 0 if the session completed (of stop: if its task has ended), 1 if it failed, 2 on a
+/// exit code is 0 if the session completed (for stop: if its task has ended), 1 if it failed, 2 on a
 /// usage or access error, 3 if it still runs or its end is not known any more, 4 if its history is
 /// broken.
 #[derive(Parser)]
