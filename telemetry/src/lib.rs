@@ -5,15 +5,7 @@
 //! context is passed on unchanged. No work waits for a collector: spans that it does not accept in
 //! time are dropped, and one log line per hour says so.
 //!
-//! | variable | |
-//! |---|---|
-//! | `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` | address of the collector; requests to `https://xray.REGION.amazonaws.com/v1/traces` are signed for AWS |
-//! | `OTEL_EXPORTER_OTLP_HEADERS`, `…_TIMEOUT` | as the [standard][otlp] says |
-//! | `OTEL_EXPORTER_OTLP_PROTOCOL`, `…_COMPRESSION` | `http/protobuf` and `none`; another value is logged and not used |
-//! | `OTEL_TRACES_EXPORTER` | `none` turns the export off |
-//! | `OTEL_SDK_DISABLED` | `true` turns the export off |
-//! | `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER`, `OTEL_BSP_*` | as the [standard][sdk] says |
-//! | `RUST_LOG` | level of the log |
+//! `docs/tracing.md` lists the variables.
 //!
 //! - [`run_service`]: the common part of both services' `main`.
 //! - `logs`: the log; `log_writer`: writes it to stderr, without making anybody wait.
@@ -21,9 +13,6 @@
 //!   endpoint requires.
 //! - [`TraceParent`]: the trace context in a header, a payload or the environment.
 //! - [`run_baggage`]: the run's id, for a body that the container refuses unread.
-//!
-//! [otlp]: https://opentelemetry.io/docs/specs/otel/protocol/exporter/
-//! [sdk]: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
 
 mod aws;
 mod baggage;
