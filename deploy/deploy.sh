@@ -134,6 +134,10 @@ run sam deploy --stack-name "$stack" --resolve-s3 --capabilities CAPABILITY_IAM 
 output() {
   printf '$(aws cloudformation describe-stacks --stack-name %s --query "Stacks[0].Outputs[?OutputKey==%s].OutputValue" --output text)' "$stack" "'$1'"
 }
+if [[ -n $dry_run ]]; then
+  printf 'This was a dry run: the commands were printed, and nothing was done. They run in %s.\n' "$PWD"
+  [[ $account != 000000000000 ]] || printf 'Your account stands where it says %s.\n' "$account"
+fi
 cat <<DONE
 Start a session and watch it:
   export STATE_MACHINE_ARN=arn:aws:states:$region:$account:stateMachine:$stack-session

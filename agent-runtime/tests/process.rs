@@ -285,7 +285,7 @@ async fn a_command_that_fails_says_why_in_its_own_words() {
         (
             "sh -c 'echo bye >&2; kill -9 $$'",
             "AgentError",
-            "bye (signal: 9 (SIGKILL); the memory may have run out)",
+            "the agent was killed: signal: 9 (SIGKILL); the memory may have run out\nbye",
         ),
         (
             "/does/not/exist",

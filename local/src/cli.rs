@@ -137,6 +137,9 @@ pub fn run(command: impl Future<Output = Result<ExitCode>>) -> ExitCode {
         let unread = error.downcast_ref::<io::Error>().map(io::Error::kind);
         if unread != Some(io::ErrorKind::BrokenPipe) {
             eprintln!("error: {error:#}");
+            if unread == Some(io::ErrorKind::AddrInUse) {
+                eprintln!("Each port has an option: see --help.");
+            }
         }
         ExitCode::FAILURE
     })

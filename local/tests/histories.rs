@@ -133,7 +133,7 @@ async fn container_killed() {
     let (error, cause) = signalled("container-killed", Signal::SIGKILL).await;
     assert_eq!(error, "ContainerLost");
     assert!(
-        cause.starts_with("The container gave no sign of life in the table since 20"),
+        cause.starts_with("The workflow has seen no new sign of life of the container since 20"),
         "{cause}"
     );
 }

@@ -157,9 +157,9 @@ async fn wrong_use_is_answered_with_the_way_out() {
     };
     let id = "a-session-with-an-id-of-its-own-0123456789";
     for (operator, said) in [
-        (&nothing, "run `. .local/env`, which `cargo run -- up` writes"),
-        (&region, "run `. .local/env`, which `cargo run -- up` writes"),
-        (&closed, "is `cargo run -- up` running?"),
+        (&nothing, "run `. .local/env`, which its `up` writes"),
+        (&region, "run `. .local/env`, which its `up` writes"),
+        (&closed, "is its `up` running?"),
     ] {
         for arguments in
             [&["list"][..], &["events", id], &["explain", id], &["page", id], &["start", "x"]]

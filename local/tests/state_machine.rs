@@ -225,7 +225,7 @@ async fn a_silent_task_is_challenged_and_after_its_patience_lost() {
         "120 SESSION_FAILED",
     ];
     assert_eq!(silent.log(), log);
-    let cause = "The container gave no sign of life in the table since 2024-10-04T00:00:00.000000Z: it was killed, or it cannot reach the table.";
+    let cause = "The workflow has seen no new sign of life of the container since 2024-10-04T00:00:00.000000Z: it was killed, or it cannot reach the table.";
     assert_eq!(silent.failure(), ("ContainerLost", cause, 120));
     let challenge = silent.items("Challenge")[0];
     assert_eq!(challenge["SK"]["S"], format!("{TASK}#000000"));
@@ -543,7 +543,7 @@ async fn a_verdict_that_cannot_be_checked_stands() {
     .await;
     let (error, cause, _) = ended.failure();
     assert_eq!(error, "ContainerLost");
-    assert!(cause.starts_with("The container gave no sign of life"), "{cause}");
+    assert!(cause.starts_with("The workflow has seen no new sign of life"), "{cause}");
     let table = "The events could not be read from table agent-journal: no";
     let ended = run(&definition(), json!({}), |call| match &*call.what {
         "events" => denied(),

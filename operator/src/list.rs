@@ -68,8 +68,9 @@ pub async fn list(config: &SdkConfig, journal: &Journal, args: &ListArgs) -> Res
         }
     }
     if !args.json {
-        writeln!(out, "{}", counted(&listed))?;
-        if listed.len() == args.limit {
+        let more = listed.len() == args.limit;
+        writeln!(out, "{}{}", if more { "the newest " } else { "" }, counted(&listed))?;
+        if more {
             writeln!(std::io::stderr(), "There may be more: --limit {}", args.limit * 2)?;
         }
     }

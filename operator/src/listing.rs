@@ -7,7 +7,7 @@ use journal::text::{headline, truncate};
 use journal::{Ending, Timestamp};
 use serde::Serialize;
 
-use crate::alive::is_silent;
+use crate::alive::{alive, is_silent};
 use crate::history::Run;
 use crate::hop::{Hop, hop};
 use crate::timeline::{duration, escape};
@@ -105,7 +105,7 @@ pub struct Listed {
     /// On a failure: its type.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error_type: Option<String>,
-    /// On a failure: its type and the first line of its message.
+    /// On a failure: its type and the first line of its message. Of a silent one: since when.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
     /// The execution's ARN.
@@ -139,6 +139,7 @@ impl Listed {
                 Standing::Unwatched if failure.is_none() => {
                     Some(format!("the execution has ended ({})", execution.status))
                 }
+                Standing::Silent => run.and_then(|run| alive(run, now)),
                 _ => failure.as_ref().map(named),
             },
             error_type: failure.map(|(error_type, _)| error_type),

@@ -93,7 +93,7 @@ fn main() -> ExitCode {
         }
         let mut text = display_chain(error.as_ref());
         if text.contains("Connection refused") {
-            text += "\nNothing listens there. If that is the local system: is `cargo run -- up` running?";
+            text += "\nNothing listens there. If that is the local system: is its `up` running?";
         }
         let _ = writeln!(io::stderr(), "error: {text}");
         ExitCode::from(2)
@@ -144,7 +144,7 @@ async fn ui(port: u16, ui: Ui) -> Result<ExitCode> {
 }
 
 /// The end of an error about a missing setting.
-const LOCAL: &str = "for the local system, run `. .local/env`, which `cargo run -- up` writes";
+const LOCAL: &str = "for the local system, run `. .local/env`, which its `up` writes";
 
 /// The state machine's ARN, which must be given.
 fn state_machine(arn: Option<&str>) -> Result<&str> {

@@ -1,5 +1,6 @@
 //! Any program, in any language, run once for each invocation.
 
+use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tokio::process::ChildStdin;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
-use super::failure::failure;
+use super::failure::{failure, quoted};
 use super::log::{AgentLog, Stream, last_words};
 use super::output::{
     Head, Said, ends_in_json, given_result, printed_result, progress, read_lines, read_progress,
@@ -121,7 +122,12 @@ impl Agent for CommandAgent {
         let _ = tokio::time::timeout(LEFTOVER_GRACE, reading).await;
         let said = std::mem::take(&mut *said.lock().unwrap_or_else(PoisonError::into_inner));
         if !status.success() {
-            let error = failure(&last_words(&out, &err, 0, 0), &how(status));
+            let words = last_words(&out, &err, 0, 0);
+            // What was killed did not say why.
+            let error = match status.signal() {
+                Some(_) => quoted(&format!("the agent was killed: {}", how(status)), &words),
+                None => failure(&words, &how(status)),
+            };
             let error_type = said.error_type.unwrap_or(error.error_type);
             return Err(AgentError { error_type, ..error });
         }

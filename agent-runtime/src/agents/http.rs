@@ -18,6 +18,9 @@ use crate::{Agent, AgentError, Invocation};
 /// How long a server may take until it listens.
 const LISTEN_DEADLINE: Duration = Duration::from_secs(120);
 
+/// How long it takes before the log says what may be wrong.
+const SLOW: Duration = Duration::from_secs(10);
+
 /// How long an idle server may take to end when the container stops.
 const STOP_GRACE: Duration = Duration::from_millis(500);
 
@@ -109,7 +112,16 @@ impl HttpAgent {
         let port = server.port;
         let addresses = [format!("127.0.0.1:{port}"), format!("[::1]:{port}")];
         let addresses = Vec::from_iter(addresses.iter().map(String::as_str));
+        let hint = format!(
+            "PORT is {port}. Serve a Python app with `uvicorn module:app`, which reads UVICORN_PORT; a TypeScript app needs app.run({{port: Number(process.env.PORT)}})."
+        );
+        let slow = async {
+            tokio::time::sleep(SLOW).await;
+            tracing::warn!("the server does not listen on PORT yet. {hint}");
+            std::future::pending::<String>().await
+        };
         let address = tokio::select! {
+            address = slow => address,
             address = listening(&addresses) => address.to_owned(),
             how = server.ended() => {
                 let how = format!("the agent's server ended before it listened: {how}");
@@ -118,8 +130,7 @@ impl HttpAgent {
             () = tokio::time::sleep(self.listen_deadline) => {
                 let seconds = self.listen_deadline.as_secs();
                 return Err(server.with_last_lines(&format!(
-                    "the server does not listen on PORT within {seconds} s\n\
-                     PORT is {port}. Serve a Python app with `uvicorn module:app`, which reads UVICORN_PORT; a TypeScript app needs app.run({{port: Number(process.env.PORT)}})."
+                    "the server does not listen on PORT within {seconds} s\n{hint}"
                 )));
             }
         };
