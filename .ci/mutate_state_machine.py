@@ -16,6 +16,8 @@ SOURCE = (ROOT / "workflow/session.asl.json").read_bytes()
 
 # Part of a change's name: why no test needs to notice it.
 EXPLAINED = {
+    "0 -> 1 in …{% (${PatienceSeconds}": "PatienceSeconds is 0 or at least 120",
+    "0 -> 1 in …{% ${PatienceSeconds}": "PatienceSeconds is 0 or at least 120",
     "traceparent: 65536 -> 131072": "the last four digits are as random",
 }
 

@@ -247,6 +247,27 @@ async fn three_challenges_are_without_an_answer_before_a_task_is_lost() {
     .await;
     assert_eq!(ended.seconds("Challenge"), [80, 100, 120]);
     assert_eq!(ended.seconds("Lost"), [140]);
+    // A beat begins the count anew.
+    let ended = run(&late, json!({}), |call| match &*call.what {
+        "events" => page([started(TASK)]),
+        "signs" if call.second == 80 => page([sign(TASK, 0, "Beat")]),
+        _ => None,
+    })
+    .await;
+    assert_eq!(ended.seconds("Challenge"), [160, 180, 200]);
+    assert_eq!(ended.seconds("Lost"), [220]);
+}
+
+#[tokio::test]
+async fn without_patience_no_sign_is_read() {
+    let definition = Definition { patience_seconds: 0, max_poll_attempts: 20, ..definition() };
+    let ended = run(&definition, json!({}), |call| match &*call.what {
+        "events" => page([started(TASK)]),
+        _ => None,
+    })
+    .await;
+    assert_eq!(ended.failure().0, "PollAttemptsSpent");
+    assert_eq!(ended.seconds("signs"), [] as [i64; 0]);
 }
 
 #[tokio::test]
@@ -254,7 +275,7 @@ async fn what_is_news_of_a_task_and_what_is_no_evidence() {
     let throttled = || error("DynamoDB.ThrottlingException", "busy");
     // Each has another answer at one time. Then: when `Lost` was put, first and last.
     type Other = fn() -> Answer;
-    let cases: [(&str, i64, &str, Other, [i64; 2]); 10] = [
+    let cases: [(&str, i64, &str, Other, [i64; 2]); 11] = [
         // Three challenges in a row have to be without an answer.
         ("a challenge that is throttled", 40, "Challenge", throttled, [120, 120]),
         ("a challenge that is throttled", 60, "Challenge", throttled, [140, 140]),
@@ -263,6 +284,7 @@ async fn what_is_news_of_a_task_and_what_is_no_evidence() {
         ("a stop", 60, "signs", || page([sign(TASK, 1, "Stop")]), [120, 120]),
         ("a stop", 80, "signs", || page([sign(TASK, 1, "Stop")]), [140, 140]),
         ("a challenge", 60, "signs", || page([sign(TASK, 1, "Challenge")]), [120, 120]),
+        ("a challenge", 80, "signs", || page([sign(TASK, 2, "Challenge")]), [120, 120]),
         ("a sign that is no sign", 60, "signs", || page([json!({"SK": {"S": "z#1"}})]), [120, 120]),
         ("a claim whose slot is taken", 120, "Lost", taken, [120, 240]),
         ("a claim that is throttled", 120, "Lost", throttled, [120, 207]),
@@ -287,7 +309,7 @@ async fn what_is_news_of_a_task_and_what_is_no_evidence() {
 async fn a_beat_is_news_once_and_the_next_slot_is_the_one_after_it() {
     let ended = run(&definition(), json!({}), |call| match &*call.what {
         "events" => page([started(TASK)]),
-        "signs" => page([sign(TASK, 9, "Beat"), sign(TASK, 8, "Beat")]),
+        "signs" => page([sign(TASK, 9, "Beat")]),
         _ => None,
     })
     .await;
