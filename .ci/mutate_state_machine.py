@@ -18,6 +18,7 @@ SOURCE = (ROOT / "workflow/session.asl.json").read_bytes()
 EXPLAINED = {
     "0 -> 1 in …{% (${PatienceSeconds}": "PatienceSeconds is 0 or at least 120",
     "0 -> 1 in …{% ${PatienceSeconds}": "PatienceSeconds is 0 or at least 120",
+    "ReadNewestEvent.Assign.failedFloor: 0": "the first millisecond of 1970 is as early",
     "traceparent: 65536 -> 131072": "the last four digits are as random",
 }
 

@@ -247,15 +247,46 @@ async fn three_challenges_are_without_an_answer_before_a_task_is_lost() {
     .await;
     assert_eq!(ended.seconds("Challenge"), [80, 100, 120]);
     assert_eq!(ended.seconds("Lost"), [140]);
-    // A beat begins the count anew.
-    let ended = run(&late, json!({}), |call| match &*call.what {
+    // A sign of life begins the count anew: a beat, and a slot that is taken.
+    type Sign = (&'static str, i64, fn() -> Answer);
+    let signs: [Sign; 3] = [
+        ("signs", 80, || page([sign(TASK, 0, "Beat")])),
+        ("Challenge", 80, taken),
+        ("Lost", 140, taken),
+    ];
+    for (what, second, answer) in signs {
+        let ended = run(&late, json!({}), |call| match &*call.what {
+            "events" => page([started(TASK)]),
+            other if other == what && call.second == second => answer(),
+            _ => None,
+        })
+        .await;
+        let next = Vec::from_iter([80, 100, 120].map(|after| second + after));
+        assert!(ended.seconds("Challenge").ends_with(&next), "{what}: {:?}", ended.log());
+        assert_eq!(ended.seconds("Lost").last(), Some(&(second + 140)), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_poll_comes_after_a_twelfth_of_the_time_that_has_passed() {
+    let definition = Definition {
+        poll_min_seconds: 2,
+        poll_max_seconds: 20,
+        patience_seconds: 0,
+        max_poll_attempts: 60,
+        ..definition()
+    };
+    let ended = run(&definition, json!({}), |call| match &*call.what {
         "events" => page([started(TASK)]),
-        "signs" if call.second == 80 => page([sign(TASK, 0, "Beat")]),
         _ => None,
     })
     .await;
-    assert_eq!(ended.seconds("Challenge"), [160, 180, 200]);
-    assert_eq!(ended.seconds("Lost"), [220]);
+    let mut expected = vec![0];
+    while expected.len() < 60 {
+        let last = expected[expected.len() - 1];
+        expected.push(last + (last / 12).clamp(2, 20));
+    }
+    assert_eq!(ended.seconds("events"), expected);
 }
 
 #[tokio::test]
