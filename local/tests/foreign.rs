@@ -613,7 +613,7 @@ async fn signs_of_life(stack: &Deployed<'_>) {
     assert_eq!(replaced, Ok(json!(7)));
     let (output, shown) = stack.session(&["explain", &name]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(shown.contains("no sign of life in the table since 20"), "{shown}");
+    assert!(shown.contains("no new sign of life of the container since 20"), "{shown}");
 }
 
 #[test]

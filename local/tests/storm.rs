@@ -286,6 +286,9 @@ impl Storm {
                 (random(&mut rng, 15, 45), rng.usize(..2), random(&mut rng, 1, 60), rng.bool())
             };
             sleep(wait).await;
+            if self.over.load(Ordering::Relaxed) {
+                return;
+            }
             let stack = &self.stacks[kind];
             let processes = tree(stack.system.agent().unwrap().id());
             if kills {
