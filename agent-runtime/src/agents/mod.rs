@@ -3,6 +3,7 @@
 mod answer;
 mod call;
 mod command;
+mod desk;
 mod failure;
 mod http;
 mod log;

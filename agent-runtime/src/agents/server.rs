@@ -4,28 +4,24 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use serde::Deserialize;
 use tokio::process::Child;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::Span;
 
 use super::CommandLine;
-use super::failure::{exception, failure, quoted};
-use super::log::{AgentLog, LastWords, Stream, last_words};
-use super::output::{progress, read_lines, read_progress};
+use super::desk::{Desk, InHand, lock};
+use super::failure::{failure, quoted};
+use super::log::Stream;
+use super::output::{read_lines, read_progress};
 use super::process_group::{ProcessGroup, how};
 use crate::{AgentError, TaskContext};
 
 /// How long to wait for the last lines of a server that has ended.
 const LAST_WORDS: Duration = Duration::from_millis(250);
-
-/// How long to wait for the log of a request that failed.
-const REPORT_DEADLINE: Duration = Duration::from_millis(250);
 
 /// A server's process; killed when dropped.
 #[derive(Debug)]
@@ -39,26 +35,6 @@ pub(super) struct Server {
     terminate: CancellationToken,
     kill: CancellationToken,
     desk: Arc<Mutex<Desk>>,
-}
-
-/// To which task the server's lines and progress belong.
-#[derive(Debug)]
-struct Desk {
-    out: AgentLog,
-    err: AgentLog,
-    /// The span of the newest task: the lines are logged with its ids.
-    logs: Span,
-    /// The tasks that the server works on.
-    tasks: Vec<(u64, TaskContext)>,
-    next_task: u64,
-}
-
-/// A task that the server works on, until dropped.
-pub(super) struct InHand {
-    desk: Arc<Mutex<Desk>>,
-    number: u64,
-    /// How many lines the server had written before.
-    from: (usize, usize),
 }
 
 impl Server {
@@ -77,13 +53,7 @@ impl Server {
                 .env("HOST", "127.0.0.1")
                 .stdin(Stdio::null());
         })?;
-        let desk = Arc::new(Mutex::new(Desk {
-            out: AgentLog::new(Stream::Stdout),
-            err: AgentLog::new(Stream::Stderr),
-            logs: Span::current(),
-            tasks: Vec::new(),
-            next_task: 0,
-        }));
+        let desk = Desk::open();
         let (stdout, stderr, at) = (child.stdout.take(), child.stderr.take(), Arc::clone(&desk));
         let read = async move {
             let said = read_progress(said, None, |line| lock(&at).progress(line));
@@ -126,15 +96,7 @@ impl Server {
 
     /// Begins a task. The server's lines and progress belong to it from now on.
     pub fn take(&self, context: &TaskContext) -> InHand {
-        let mut desk = lock(&self.desk);
-        let number = desk.next_task;
-        desk.next_task += 1;
-        desk.tasks.push((number, context.clone()));
-        desk.out.another_task();
-        desk.err.another_task();
-        desk.logs = Span::current();
-        let from = (desk.out.count(), desk.err.count());
-        InHand { desk: Arc::clone(&self.desk), number, from }
+        InHand::take(&self.desk, context)
     }
 
     /// Why it ended before it listened, with its last lines.
@@ -145,86 +107,6 @@ impl Server {
     /// A failure that the server's last lines may explain.
     pub fn with_last_lines(&self, words: &str) -> AgentError {
         quoted(words, &lock(&self.desk).last_words((0, 0)))
-    }
-}
-
-impl InHand {
-    /// Why the server ended in this task. The server's last line is usually about something else.
-    pub fn death(&self, how: &str) -> AgentError {
-        let how = format!("the agent's server ended in the task: {how}");
-        let words = lock(&self.desk).last_words(self.from);
-        exception(&words, &how).unwrap_or_else(|| quoted(&how, &words))
-    }
-
-    /// The exception that the failed request has logged, if it can be found. `is_silent`: the answer
-    /// gave no reason, so any exception is better than none.
-    pub async fn exception(
-        &self,
-        request_id: &str,
-        how: &str,
-        is_silent: bool,
-    ) -> Option<AgentError> {
-        let found = async {
-            loop {
-                let error = {
-                    let desk = lock(&self.desk);
-                    let reported = desk.report(request_id, how);
-                    // With several tasks, nobody knows to which one a traceback belongs.
-                    let alone = is_silent && desk.tasks.len() == 1;
-                    let logged = || exception(&desk.last_words(self.from), how);
-                    reported.or_else(|| if alone { logged() } else { None })
-                };
-                if let Some(error) = error {
-                    return error;
-                }
-                tokio::time::sleep(LAST_WORDS / 10).await;
-            }
-        };
-        tokio::time::timeout(REPORT_DEADLINE, found).await.ok()
-    }
-}
-
-/// What the Python SDK logs, as one line of JSON, when the agent's function fails.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Report {
-    request_id: String,
-    stack_trace: Vec<String>,
-}
-
-impl Desk {
-    fn line(&mut self, stream: Stream, line: &[u8]) {
-        let _in_span = self.logs.clone().entered();
-        match stream {
-            Stream::Stdout => self.out.line(line),
-            Stream::Stderr => self.err.line(line),
-        }
-    }
-
-    fn progress(&self, line: &str) -> Result<(), String> {
-        match self.tasks.as_slice() {
-            _ if line.starts_with("result ") => {
-                Err("the result of a server is its answer: return it from the function".to_owned())
-            }
-            [(_, context)] => progress(line, context),
-            tasks => Err(format!("its task is not known: {} tasks run in the server", tasks.len())),
-        }
-    }
-
-    fn last_words(&self, (from_out, from_err): (usize, usize)) -> LastWords {
-        last_words(&self.out, &self.err, from_out, from_err)
-    }
-
-    /// The exception that the Python SDK has logged for a request.
-    fn report(&self, request_id: &str, how: &str) -> Option<AgentError> {
-        let lines = self.err.last_words(0).lines;
-        let report = lines.iter().rev().find_map(|line| {
-            let report = serde_json::from_str::<Report>(line).ok();
-            report.filter(|report| report.request_id == request_id)
-        })?;
-        let trace = report.stack_trace.concat();
-        let lines = trace.lines().map(str::to_owned).collect();
-        exception(&LastWords { lines, old: 0 }, how)
     }
 }
 
@@ -241,16 +123,6 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill.cancel();
     }
-}
-
-impl Drop for InHand {
-    fn drop(&mut self) {
-        lock(&self.desk).tasks.retain(|(number, _)| *number != self.number);
-    }
-}
-
-fn lock(desk: &Mutex<Desk>) -> MutexGuard<'_, Desk> {
-    desk.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Waits for the end of a server, and ends it when asked to.
