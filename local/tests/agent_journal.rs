@@ -222,6 +222,7 @@ async fn all_runs_are_shown_in_order_each_with_its_end() {
     ];
     assert!(places.map(at).is_sorted(), "{shown}");
     assert_eq!(shown.matches("\nrun 2: arn:").count(), 2, "{shown}");
+    assert!(shown.contains("This is run 1 of 2 runs") && shown.contains("the newest of 2 runs"));
     let (_, shown, _) = run(&table, &["events", id.as_str(), "--failed"]).await;
     assert!(shown.starts_with("\nThe session completed. "), "{shown:?}");
     table.close().await;

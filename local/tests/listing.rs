@@ -99,6 +99,13 @@ async fn sessions_are_listed_with_where_and_why_and_their_logs_are_shown() {
     assert_eq!(ids(operator.list(&["--lost"]).await), Vec::<String>::new());
     assert_eq!(ids(operator.list(&["--failed", "--limit", "1"]).await), ["short"]);
     assert_eq!(ids(operator.list(&["--since", "1h"]).await).len(), 4);
+    // Whether there are more is known, and not guessed.
+    for (limit, newest, said) in [("3", true, "There are more: --limit 6\n"), ("4", false, "")] {
+        let (_, shown, stderr) = operator.run(&["list", "--limit", limit]).await;
+        let last = shown.lines().last().unwrap();
+        assert!(last.contains(&format!("{limit} sessions: ")), "{last}");
+        assert_eq!((last.starts_with("the newest "), &*stderr), (newest, said));
+    }
 
     // What an execution's ARN names, and a partition key.
     for id in [&*failed, other, &format!("SESSION#{other}")] {

@@ -18,13 +18,13 @@ pub fn explain(runs: &[Run], now: Timestamp) -> String {
 #[must_use]
 pub fn explain_with(runs: &[Run], now: Timestamp, traces_url: Option<&str>) -> String {
     let Some(run) = newest(runs) else { return "Nothing is known.".to_owned() };
-    explain_run(run, runs.len(), now, traces_url)
+    explain_run(run, runs, now, traces_url)
 }
 
-/// The same for one run, the newest of `runs`.
+/// The same for one of the session's `runs`.
 pub(crate) fn explain_run(
     run: &Run,
-    runs: usize,
+    runs: &[Run],
     now: Timestamp,
     traces_url: Option<&str>,
 ) -> String {
@@ -189,7 +189,7 @@ fn silence(run: &Run, now: Timestamp) -> String {
 }
 
 /// What else a reader of the events would wonder about.
-pub(crate) fn remarks(run: &Run, runs: usize) -> Vec<String> {
+pub(crate) fn remarks(run: &Run, runs: &[Run]) -> Vec<String> {
     let count =
         |status: &Status| run.entries.iter().filter(|entry| entry.event.status == *status).count();
     let mut remarks = Vec::new();
@@ -236,8 +236,12 @@ pub(crate) fn remarks(run: &Run, runs: usize) -> Vec<String> {
             escape(&cause.source)
         ));
     }
-    if runs > 1 {
-        remarks.push(format!("This is the newest of {runs} runs of the session."));
+    let number =
+        runs.iter().take_while(|other| other.invocation_id != run.invocation_id).count() + 1;
+    let count = runs.len();
+    if count > 1 {
+        let which = if number == count { "the newest".to_owned() } else { format!("run {number}") };
+        remarks.push(format!("This is {which} of {count} runs of the session."));
     }
     remarks
 }

@@ -59,7 +59,11 @@ pub async fn list(config: &SdkConfig, journal: &Journal, args: &ListArgs) -> Res
         _ => Filter::All,
     };
     let client = Client::new(config);
-    let listed = sessions(&client, journal, state_machine, filter, args.since, args.limit).await?;
+    // One more than are shown, which says whether there are more.
+    let limit = args.limit.saturating_add(1);
+    let mut listed = sessions(&client, journal, state_machine, filter, args.since, limit).await?;
+    let more = listed.len() > args.limit;
+    listed.truncate(args.limit);
     let mut out = anstream::stdout();
     for session in &listed {
         match args.json {
@@ -68,10 +72,13 @@ pub async fn list(config: &SdkConfig, journal: &Journal, args: &ListArgs) -> Res
         }
     }
     if !args.json {
-        let more = listed.len() == args.limit;
         writeln!(out, "{}{}", if more { "the newest " } else { "" }, counted(&listed))?;
         if more {
-            writeln!(std::io::stderr(), "There may be more: --limit {}", args.limit * 2)?;
+            writeln!(
+                std::io::stderr(),
+                "There are more: --limit {}",
+                args.limit.saturating_mul(2)
+            )?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -11,7 +11,8 @@ use crate::timeline::{duration, escape};
 /// Most sessions on the page with the list.
 pub(crate) const LISTED: usize = 100;
 
-/// The page with the list: what needs attention first.
+/// The page with the list: what needs attention first. One session more than are shown says that there
+/// are more.
 pub(crate) fn list_page(
     sessions: &[Listed],
     filter: Filter,
@@ -19,12 +20,13 @@ pub(crate) fn list_page(
     paused: bool,
 ) -> String {
     let link = |filter: Filter| format!("/?show={}", filter.as_str());
-    let mut sorted = Vec::from_iter(sessions);
+    let shown = sessions.get(..LISTED).unwrap_or(sessions);
+    let mut sorted = Vec::from_iter(shown);
     sorted.sort_by_key(|session| session.standing);
     let content = html! {
         main {
-            h1 { (counted(sessions)) }
-            @if sessions.len() >= LISTED {
+            h1 { (counted(shown)) }
+            @if sessions.len() > LISTED {
                 p { "These are the newest " (LISTED) ". More: " code.copy { "agent-journal list --limit 1000" } }
             }
             nav aria-label="Filter" {

@@ -114,7 +114,7 @@ pub fn session_page(
             }
             h2 { "Where the time went" }
             (lanes_table(&lanes, end))
-            @for remark in remarks(run, runs.len()) { p { (remark) } }
+            @for remark in remarks(run, runs) { p { (remark) } }
             @if !run.has_expired(now) {
                 @for defect in &run.defects { p { "The history is broken: " (defect) "." } }
             }

@@ -90,8 +90,7 @@ impl Printer {
             } else {
                 continue;
             }
-            let newest_of = if of_all { 1 } else { runs.len() };
-            writeln!(out, "{}", explain_run(run, newest_of, now, None))?;
+            writeln!(out, "{}", explain_run(run, runs, now, None))?;
         }
         Ok(())
     }

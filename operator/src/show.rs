@@ -7,7 +7,7 @@ use aws_config::SdkConfig;
 use aws_sdk_sfn::Client;
 use clap::Args;
 use journal::{Event, Journal, SessionId};
-use operator::history::{Run, is_foreign, newest};
+use operator::history::{Run, is_foreign, newest, runs};
 use operator::page::{Links, session_page};
 use operator::sessions::read_runs;
 use operator::{Printer, View, explain_with};
@@ -33,11 +33,14 @@ pub async fn show(config: &SdkConfig, journal: &Journal, args: &EventsArgs) -> R
         return follow(journal, &args.id, printer, None, async || Ok(None)).await;
     }
     let events = read(journal, &args.id).await?;
-    let (runs, unwatched) = read_runs(&Client::new(config), journal, &args.id, &events).await?;
+    let (runs, unwatched) = match args.view.json {
+        true => (runs(&events), None),
+        false => read_runs(&Client::new(config), journal, &args.id, &events).await?,
+    };
     let run = newest(&runs).map_or("", |run| run.invocation_id);
     printer.print(&runs, run)?;
     let code = end(&printer, &runs, run)?;
-    if let (Some(text), false) = (unwatched, args.view.json) {
+    if let Some(text) = unwatched {
         writeln!(anstream::stdout(), "{text}")?;
     }
     Ok(code)

@@ -60,7 +60,7 @@ impl Ui {
     async fn list(&self, show: &Show) -> Result<String> {
         let state_machine = &self.state_machine;
         let listed =
-            sessions(&self.workflows, &self.journal, state_machine, show.show, None, LISTED)
+            sessions(&self.workflows, &self.journal, state_machine, show.show, None, LISTED + 1)
                 .await?;
         Ok(list_page(&listed, show.show, SystemTime::now().into(), show.pause))
     }
