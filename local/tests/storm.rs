@@ -72,14 +72,15 @@ struct Plan {
 struct Stack {
     system: Arc<System>,
     step_functions: aws_sdk_sfn::Client,
-    /// When its container for direct calls was killed or stopped.
-    direct: Mutex<Vec<Hurt>>,
+    /// When its container for direct calls was killed.
+    direct: Mutex<Vec<f64>>,
 }
 
 struct Storm {
     began: Instant,
     epoch: f64,
-    over: AtomicBool,
+    /// Whether faults happen and sessions are started.
+    rages: Arc<AtomicBool>,
     rng: Mutex<Rng>,
     stacks: Vec<Stack>,
     /// Where agents note what they do.
@@ -265,14 +266,14 @@ impl Storm {
         curl.args(["-s", "-m", "120", "-w", "%{http_code}", &url, "-d", &body.to_string()]);
         let answer = curl.output().await.unwrap();
         let accepted = answer.stdout.ends_with(b"200");
-        while !self.over.load(Ordering::Relaxed) {
+        while self.rages.load(Ordering::Relaxed) {
             sleep(Duration::from_secs(1)).await;
         }
-        let hurts = stack.direct.lock().unwrap().clone();
-        let later = |hurt: &Hurt| matches!(hurt, Hurt::Killed(at) if *at > since);
+        let deaths = stack.direct.lock().unwrap().clone();
+        let later = deaths.into_iter().filter(|at| *at > since);
         Session {
             accepted,
-            hurts: hurts.into_iter().filter(later).collect(),
+            hurts: later.map(Hurt::Killed).collect(),
             id: plan.id,
             ..Session::default()
         }
@@ -280,19 +281,19 @@ impl Storm {
 
     /// Kills and stops the containers for direct calls now and then.
     async fn strike_direct(self: Arc<Self>) {
-        while !self.over.load(Ordering::Relaxed) {
+        while self.rages.load(Ordering::Relaxed) {
             let (wait, kind, time, kills) = {
                 let mut rng = self.rng.lock().unwrap();
                 (random(&mut rng, 15, 45), rng.usize(..2), random(&mut rng, 1, 60), rng.bool())
             };
             sleep(wait).await;
-            if self.over.load(Ordering::Relaxed) {
+            if !self.rages.load(Ordering::Relaxed) {
                 return;
             }
             let stack = &self.stacks[kind];
             let processes = tree(stack.system.agent().unwrap().id());
             if kills {
-                stack.direct.lock().unwrap().push(Hurt::Killed(self.now()));
+                stack.direct.lock().unwrap().push(self.now());
                 signal(&processes, Signal::SIGKILL);
                 stack.system.agent_ended().await;
                 stack.system.replace_agent().await.unwrap();
@@ -384,9 +385,9 @@ async fn no_event_is_lost_and_no_verdict_is_false_in_a_storm() {
     create_table(&database, TABLE_NAME).unwrap();
     let (applied, faults) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicUsize::new(0)));
     let cut = Arc::new(Mutex::new(HashSet::<String>::new()));
-    let calm = Arc::new(AtomicBool::new(true));
+    let rages = Arc::new(AtomicBool::new(false));
     let dynamo = {
-        let (faults, cut, calm) = (Arc::clone(&faults), Arc::clone(&cut), Arc::clone(&calm));
+        let (faults, cut, rages) = (Arc::clone(&faults), Arc::clone(&cut), Arc::clone(&rages));
         let (mut rng, began) = (rng.fork(), Instant::now());
         let plan = move |call: &Call| {
             let item = &call.body["Item"];
@@ -396,7 +397,7 @@ async fn no_event_is_lost_and_no_verdict_is_false_in_a_storm() {
             let part = if began.elapsed().as_secs() / 20 % 2 == 0 { 25 } else { 40 };
             let fault = match () {
                 () if is_cut && item["Source"]["S"] == "agent" => Fault::NoConnection,
-                () if calm.load(Ordering::Relaxed) || rng.u8(..100) >= part => Fault::None,
+                () if !rages.load(Ordering::Relaxed) || rng.u8(..100) >= part => Fault::None,
                 () => draw_fault(&mut rng),
             };
             faults.fetch_add(usize::from(fault != Fault::None), Ordering::Relaxed);
@@ -417,13 +418,13 @@ async fn no_event_is_lost_and_no_verdict_is_false_in_a_storm() {
     let storm = Arc::new(Storm {
         began: Instant::now(),
         epoch,
-        over: AtomicBool::new(false),
+        rages,
         rng: Mutex::new(rng.fork()),
         stacks,
         notes,
         cut,
     });
-    calm.store(false, Ordering::Relaxed);
+    storm.rages.store(true, Ordering::Relaxed);
     let strikes = tokio::spawn(Arc::clone(&storm).strike_direct());
     let (mut executions, mut calls) = (JoinSet::new(), JoinSet::new());
     for number in 0.. {
@@ -436,8 +437,7 @@ async fn no_event_is_lost_and_no_verdict_is_false_in_a_storm() {
         }
         sleep(Duration::from_secs(1)).await;
     }
-    storm.over.store(true, Ordering::Relaxed);
-    calm.store(true, Ordering::Relaxed);
+    storm.rages.store(false, Ordering::Relaxed);
     let ended = timeout(DRAIN, async {
         strikes.await.unwrap();
         (executions.join_all().await, calls.join_all().await)

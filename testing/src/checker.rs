@@ -290,7 +290,7 @@ mod tests {
         assert_eq!(counts(hurt(Hurt::Silenced(10.0, long)), &ended, &[]), [0; 6]);
         let found = check(&[hurt(Hurt::Killed(10.0))], &given_up, &[]);
         assert_eq!(found.noticed, [90.0]);
-        // A session that goes on for ever.
+        // A session without an end.
         let end = Some(End { status: "RUNNING".to_owned(), error: String::new(), at: 0.0 });
         let running = Session { done: 0, end, ..session("") };
         assert_eq!(counts(running, &items(&WHOLE[..4]), &[]), [0, 0, 0, 0, 1, 0]);
