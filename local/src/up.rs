@@ -13,6 +13,7 @@ use local::collector::Collector;
 use local::step_functions::{self, STATE_MACHINE_ARN};
 use local::system::{AGENT_RUNTIME_ARN, Options, System};
 use operator::log_line;
+use operator::sessions::Sources;
 use operator::ui::Ui;
 use testing::{CREDENTIAL, REGION, TABLE_NAME};
 use uuid::Uuid;
@@ -74,8 +75,7 @@ pub async fn up(args: UpArgs) -> Result<ExitCode> {
         .with_context(|| format!("cannot serve the pages on 127.0.0.1:{}", args.ui_port))?;
     let pages = listener.local_addr()?;
     let ui = Ui {
-        journal: system.journal(),
-        workflows,
+        sources: Sources { journal: system.journal(), workflows },
         state_machine: STATE_MACHINE_ARN.to_owned(),
         traces_url: traces_url.clone(),
     };

@@ -91,7 +91,8 @@ async fn a_body_that_the_container_refuses_unread_fails_the_run_it_belongs_to() 
     assert_eq!(cause, "the body is larger than 10 bytes (MAX_BODY_BYTES)");
     let events = stack.events(&run.name).await;
     assert!(events.iter().all(|event| event.invocation_id == run.id), "{events:?}");
-    let explained = operator::explain(&operator::history::runs(&events), chrono::Utc::now().into());
+    let explained =
+        operator::explain(&operator::history::runs(&events), chrono::Utc::now().into(), None);
     assert!(explained.contains("Cause: PayloadTooLarge: the body is larger"), "{explained}");
     stack.system.stop().await;
 }

@@ -52,7 +52,7 @@ async fn an_example_without_a_prompt_fails_in_its_own_words() {
         let events = stack.events(&run.name).await;
         let phase = events.iter().find(|event| event.status.as_str() == "TASK_COUNT_FAILED");
         assert_eq!(phase.unwrap().error_message.as_deref(), Some("there is no prompt"));
-        let explained = explain(&runs(&events), Utc::now().into());
+        let explained = explain(&runs(&events), Utc::now().into(), None);
         let last = explained.lines().find(|line| line.contains("last progress")).unwrap();
         assert!(
             last.starts_with("The agent's last progress: TASK_COUNT_FAILED at "),

@@ -60,7 +60,7 @@ async fn explained(stack: &Stack, input: Value) -> (String, String) {
     let run = execution(input);
     let (error, _) = failure(stack.system.run(&run).await);
     let events = stack.events(&run.name).await;
-    (error, explain(&runs(&events), Utc::now().into()))
+    (error, explain(&runs(&events), Utc::now().into(), None))
 }
 
 #[tokio::test(flavor = "multi_thread")]

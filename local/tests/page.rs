@@ -20,8 +20,8 @@ use local::step_functions::{self, STATE_MACHINE_ARN};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use operator::explain;
-use operator::history::{newest, runs};
-use operator::sessions::with_signs;
+use operator::history::newest;
+use operator::sessions::Sources;
 use operator::ui::Ui;
 use serde_json::{Value, json};
 use support::{Stack, open, put, put_history, sfn};
@@ -142,12 +142,11 @@ impl Drop for Browser {
 }
 
 /// The pages of a table and of what Step Functions lists, at `http://host:port`.
-fn serve(table: &Table, workflows: aws_sdk_sfn::Client) -> String {
+fn serve(sources: Sources) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let journal = open(table.client_config());
     let state_machine = STATE_MACHINE_ARN.to_owned();
-    let ui = Ui { journal, workflows, state_machine, traces_url: None };
+    let ui = Ui { sources, state_machine, traces_url: None };
     tokio::spawn(ui.serve(listener).unwrap());
     url
 }
@@ -162,16 +161,17 @@ async fn every_history_is_a_page_with_its_verdict_and_its_open_bar_first() {
     let table = Table::open(None, 0).await.unwrap();
     let stack = Stack::start("cat", 600).await;
     let step_functions = step_functions::start(0, Arc::new(stack.system), None, None).unwrap();
-    let url = serve(&table, sfn(&step_functions));
+    let sources = Sources { journal: open(table.client_config()), workflows: sfn(&step_functions) };
+    let url = serve(sources.clone());
     let browser = Browser::start().await;
     let folder = support::history_file("x").parent().unwrap().to_owned();
     for file in std::fs::read_dir(folder).unwrap() {
         let name = file.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned();
         let events = put_history(&table, &name);
         let id = id_of(&events);
-        let runs = with_signs(&open(table.client_config()), &id, runs(&events)).await.unwrap();
+        let runs = sources.runs(&id, &events).await.unwrap();
         browser.open(&format!("{url}/sessions/{id}")).await;
-        let explained = explain(&runs, SystemTime::now().into());
+        let explained = explain(&runs, SystemTime::now().into(), None);
         let verdict = browser.text("h1").await;
         // How long ago something was changes between the two.
         let stable = |text: &str| text.split(" ago").next().unwrap()[..40].to_owned();
@@ -204,7 +204,8 @@ async fn a_hostile_message_is_a_text_and_ten_thousand_events_are_a_page() {
     let table = Table::open(None, 0).await.unwrap();
     let stack = Stack::start("cat", 600).await;
     let step_functions = step_functions::start(0, Arc::new(stack.system), None, None).unwrap();
-    let url = serve(&table, sfn(&step_functions));
+    let url =
+        serve(Sources { journal: open(table.client_config()), workflows: sfn(&step_functions) });
     let browser = Browser::start().await;
     let mut events = put_history(&table, "agent-failed");
     let hostile = "</title></style><script>document.title = 'hostile'</script><img src=x onerror=\"document.title = 'hostile'\">";
@@ -307,7 +308,7 @@ async fn of_forty_sessions_the_failed_ones_are_found_with_their_reason_in_three_
         }
     };
     tokio::time::timeout(Duration::from_secs(60), killed).await.unwrap();
-    let url = serve(&system.table, workflows);
+    let url = serve(Sources { journal: system.journal(), workflows });
     let browser = Browser::start().await;
     let deadline = std::time::Instant::now() + Duration::from_secs(90);
     loop {

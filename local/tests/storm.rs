@@ -245,6 +245,10 @@ impl Storm {
         if let Some(container) = self.stacks[plan.kind].system.container(&plan.id.parse().unwrap())
         {
             container.stop().await;
+            let how = container.ended().await;
+            if how != "exit status: 0" && !matches!(hurt, Some(Hurt::Killed(_))) {
+                println!("nobody killed the container of {} ({:?}): {how}", plan.id, plan.fate);
+            }
         }
         Session {
             end: Some(end),

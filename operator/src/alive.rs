@@ -1,6 +1,6 @@
 //! Whether a task without an end lives, by its signs of life.
 
-use journal::{SignKind, Timestamp};
+use journal::{Ending, SignKind, Timestamp};
 
 use crate::history::Run;
 use crate::timeline::{age, ago};
@@ -15,7 +15,8 @@ pub(crate) fn is_silent(run: &Run, now: Timestamp) -> bool {
 
 /// How much longer the workflow waits for a task that is silent, in words.
 pub(crate) fn patience_left(run: &Run, now: Timestamp) -> Option<String> {
-    let (silent, _) = silence(run, now).filter(|_| run.is_workflows())?;
+    let waits = run.ending == Ending::Running && run.is_workflows() && run.unwatched.is_none();
+    let (silent, _) = silence(run, now).filter(|_| waits && is_silent(run, now))?;
     Some(match PATIENCE_SECONDS.checked_sub(silent) {
         Some(left) => format!("By default, the workflow gives the session up in about {left} s."),
         None => "By default, the workflow gives the session up within the next minute.".to_owned(),

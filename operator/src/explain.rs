@@ -1,60 +1,87 @@
 //! What happened to a session, in plain words.
 
+use std::fmt;
+
 use journal::{Ending, Event, Status, Timestamp};
 
-use crate::alive::alive;
+use crate::alive::{alive, patience_left};
 use crate::history::{Run, newest};
-use crate::hop::{Hop, hop, journal_refused, where_to_look};
+use crate::hop::{Hop, TRACE, hop, journal_refused, places};
 use crate::timeline::{ago, details, duration, escape, failure, result};
 
 /// Says what happened in a session's newest run, where it stopped, and where to look next. `now`
-/// tells how long ago things were.
+/// tells how long ago things were. A trace's id is appended to `traces_url`, the address of the
+/// tracing tool.
 #[must_use]
-pub fn explain(runs: &[Run], now: Timestamp) -> String {
-    explain_with(runs, now, None)
+pub fn explain(runs: &[Run], now: Timestamp, traces_url: Option<&str>) -> String {
+    let explained = newest(runs).map(|run| Explanation::of(run, runs, now, traces_url));
+    explained.map_or_else(|| "Nothing is known.".to_owned(), |it| it.to_string())
 }
 
-/// The same. A trace's id is appended to `traces_url`, the address of the tracing tool.
-#[must_use]
-pub fn explain_with(runs: &[Run], now: Timestamp, traces_url: Option<&str>) -> String {
-    let Some(run) = newest(runs) else { return "Nothing is known.".to_owned() };
-    explain_run(run, runs, now, traces_url)
+/// What there is to say of a run, in words that are safe to print.
+pub(crate) struct Explanation {
+    pub verdict: String,
+    /// On a failure: its type and the first line of its message.
+    pub cause: Option<String>,
+    /// What follows that line, such as a traceback.
+    pub details: Vec<String>,
+    /// What else a reader of the events would wonder about, in sentences.
+    pub remarks: Vec<String>,
+    /// The result as it fits a terminal, if the run completed.
+    result: Option<String>,
+    /// What to look at, with a command or an address.
+    pub places: Vec<(&'static str, String)>,
 }
 
-/// The same for one of the session's `runs`.
-pub(crate) fn explain_run(
-    run: &Run,
-    runs: &[Run],
-    now: Timestamp,
-    traces_url: Option<&str>,
-) -> String {
-    let mut lines = vec![verdict(run, now)];
-    if let Some(event) = run.failure() {
-        lines.extend(failure(event).map(|failure| format!("Cause: {failure}")));
-        lines.extend(details(event).map(|line| format!("  {line}")));
+impl Explanation {
+    /// Explains one of the session's `runs`.
+    pub fn of(run: &Run, runs: &[Run], now: Timestamp, traces_url: Option<&str>) -> Self {
+        let failed = run.failure();
+        let mut remarks = Vec::from_iter(run.unwatched.clone());
+        if run.has_expired(now) {
+            let text = "Events of this run have expired. A missing event is not a sign of a fault.";
+            remarks.push(text.to_owned());
+        } else {
+            let broken = |defect| format!("The history is broken: {defect}.");
+            remarks.extend(run.defects.iter().map(broken));
+            remarks.extend(patience_left(run, now));
+        }
+        remarks.extend(self::remarks(run, runs));
+        let completed = match run.ending {
+            Ending::Completed(end) => Some(end),
+            Ending::Running | Ending::Failed(_) => {
+                remarks.push(stopped_at(run));
+                remarks.extend(last_progress(run));
+                None
+            }
+        };
+        Self {
+            verdict: verdict(run, now),
+            cause: failed.and_then(failure),
+            details: failed.into_iter().flat_map(details).collect(),
+            remarks,
+            result: completed.map(|end| result(end).unwrap_or_default()),
+            places: places(run, traces_url),
+        }
     }
-    if run.has_expired(now) {
-        lines.push(
-            "Events of this run have expired. A missing event is not a sign of a fault.".to_owned(),
-        );
-    } else {
-        lines.extend(run.defects.iter().map(|defect| format!("The history is broken: {defect}.")));
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.verdict)?;
+        self.cause.iter().try_for_each(|cause| write!(f, "\nCause: {cause}"))?;
+        self.details.iter().try_for_each(|line| write!(f, "\n  {line}"))?;
+        self.remarks.iter().try_for_each(|remark| write!(f, "\n{remark}"))?;
+        self.result.iter().try_for_each(|result| write!(f, "\nIts result: {result}"))?;
+        let places = self.places.iter();
+        // What completed needs no command to find out why.
+        let mut places = places.filter(|(what, _)| self.result.is_none() || *what == TRACE);
+        places.try_for_each(|(what, place)| write!(f, "\n{what}: {place}"))
     }
-    lines.extend(remarks(run, runs));
-    if let Ending::Completed(end) = run.ending {
-        lines.extend(result(end).map(|result| format!("Its result: {result}")));
-    } else {
-        lines.push(stopped_at(run));
-        lines.extend(last_progress(run));
-        lines.extend(where_to_look(run, hop(run)));
-    }
-    let url = traces_url.map(|url| format!("{}/", url.trim_end_matches('/'))).unwrap_or_default();
-    lines.extend(run.trace_id().map(|trace| format!("Its trace: {url}{}", escape(trace))));
-    lines.join("\n")
 }
 
 /// The verdict in one sentence, or two.
-pub(crate) fn verdict(run: &Run, now: Timestamp) -> String {
+fn verdict(run: &Run, now: Timestamp) -> String {
     let worked = |status: &Status| {
         let worked = run.find(status).and_then(|entry| entry.duration).map(duration);
         worked.unwrap_or_else(|| "an unknown time".to_owned())
@@ -130,13 +157,13 @@ pub(crate) fn verdict(run: &Run, now: Timestamp) -> String {
 }
 
 /// The step at which a run that has not completed is.
-pub(crate) fn stopped_at(run: &Run) -> String {
+fn stopped_at(run: &Run) -> String {
     let verb = if run.ending == Ending::Running { "It is at" } else { "It stopped at" };
     format!("{verb}: {}", hop(run))
 }
 
 /// The agent's newest progress.
-pub(crate) fn last_progress(run: &Run) -> Option<String> {
+fn last_progress(run: &Run) -> Option<String> {
     let entry = run.entries.iter().rfind(|entry| entry.event.status.is_progress())?;
     let event = entry.event;
     let text = event.error_message.as_deref().or(event.message.as_deref()).map(escape);
@@ -189,7 +216,7 @@ fn silence(run: &Run, now: Timestamp) -> String {
 }
 
 /// What else a reader of the events would wonder about.
-pub(crate) fn remarks(run: &Run, runs: &[Run]) -> Vec<String> {
+fn remarks(run: &Run, runs: &[Run]) -> Vec<String> {
     let count =
         |status: &Status| run.entries.iter().filter(|entry| entry.event.status == *status).count();
     let mut remarks = Vec::new();

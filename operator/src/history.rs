@@ -26,6 +26,8 @@ pub struct Run<'a> {
     pub defects: Vec<String>,
     /// The newest signs of life of its [open task](Run::open_task), newest first, if they were read.
     pub signs: Option<Vec<Sign>>,
+    /// What Step Functions says of its execution, if that has ended although the journal has no end.
+    pub unwatched: Option<String>,
 }
 
 /// One event in its run.
@@ -79,6 +81,7 @@ impl<'a> Run<'a> {
             open: Vec::new(),
             defects: Vec::new(),
             signs: None,
+            unwatched: None,
         };
         let start = events.first().and_then(|event| time(event));
         let mut started: HashMap<&str, Vec<&Event>> = HashMap::new();
@@ -199,7 +202,7 @@ impl<'a> Run<'a> {
 
 /// The step that a status is about, by its name alone so that unknown ones count too, and whether
 /// the status ends it.
-fn step(status: &Status) -> Option<(&str, bool)> {
+pub(crate) fn step(status: &Status) -> Option<(&str, bool)> {
     let status = status.as_str();
     let strip = |suffixes: &[&str]| suffixes.iter().find_map(|suffix| status.strip_suffix(suffix));
     if let Some(name) = strip(&["_STARTED", "_INITIATED"]) {

@@ -16,28 +16,27 @@ pub(crate) enum Hop {
     Agent,
 }
 
-impl fmt::Display for Hop {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Workflow => "the workflow (state machine)",
-            Self::Invoker => "the invoker (Lambda)",
-            Self::AgentCore => "AgentCore (between the invoker and the container)",
-            Self::Entrypoint => "the container's entrypoint",
-            Self::Agent => "the agent (background task in the container)",
-        })
+impl Hop {
+    /// In a sentence, and in one word for a list.
+    const fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Workflow => ("the workflow (state machine)", "workflow"),
+            Self::Invoker => ("the invoker (Lambda)", "invoker"),
+            Self::AgentCore => ("AgentCore (between the invoker and the container)", "AgentCore"),
+            Self::Entrypoint => ("the container's entrypoint", "entrypoint"),
+            Self::Agent => ("the agent (background task in the container)", "agent"),
+        }
+    }
+
+    /// In one word, for a list.
+    pub const fn short(self) -> &'static str {
+        self.names().1
     }
 }
 
-impl Hop {
-    /// In one word or two, for a list.
-    pub fn short(self) -> &'static str {
-        match self {
-            Self::Workflow => "workflow",
-            Self::Invoker => "invoker",
-            Self::AgentCore => "AgentCore",
-            Self::Entrypoint => "entrypoint",
-            Self::Agent => "agent",
-        }
+impl fmt::Display for Hop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.names().0)
     }
 }
 
@@ -75,25 +74,39 @@ pub(crate) fn journal_refused(cause: &Event) -> Option<&'static str> {
         .then_some("the workflow could not write the session's first event")
 }
 
-/// Where to look for more: commands to paste, so nothing but ids and ARNs goes into them.
-pub(crate) fn where_to_look(run: &Run, hop: Hop) -> Vec<String> {
-    let session = run.entries.iter().find_map(|entry| entry.event.session_id());
-    let part = match hop {
-        Hop::Agent | Hop::Entrypoint => Some(("container's log", " --agent")),
-        Hop::AgentCore => Some(("logs", "")),
-        Hop::Invoker => Some(("invoker's log", " --invoker")),
+/// What [`places`] calls the trace.
+pub(crate) const TRACE: &str = "Its trace";
+
+/// The account of the local system, which has no console.
+const LOCAL_ACCOUNT: &str = ":000000000000:";
+
+/// Where to look for more: what is there, and a command to paste or an address. Nothing but ids and ARNs
+/// goes into them.
+pub(crate) fn places(run: &Run, traces_url: Option<&str>) -> Vec<(&'static str, String)> {
+    let mut places = Vec::new();
+    let logs = match hop(run) {
+        Hop::Agent | Hop::Entrypoint => Some(("See the container's log", " --agent")),
+        Hop::AgentCore => Some(("See the logs", "")),
+        Hop::Invoker => Some(("See the invoker's log", " --invoker")),
         Hop::Workflow => None,
     };
-    let logs = session.zip(part);
-    let logs =
-        logs.map(|(id, (what, part))| format!("See the {what}: agent-journal logs {id}{part}"));
-    let mut lines = Vec::from_iter(logs);
-    let arn = run.invocation_id;
-    let safe = |byte: u8| byte.is_ascii_alphanumeric() || b":_-".contains(&byte);
-    if run.is_workflows() && arn.starts_with("arn:") && arn.bytes().all(safe) {
-        lines.push(format!(
-            "See the execution: aws stepfunctions get-execution-history --execution-arn {arn}"
-        ));
+    let id = run.entries.iter().find_map(|entry| entry.event.session_id());
+    let logs = id.zip(logs);
+    places.extend(logs.map(|(id, (what, part))| (what, format!("agent-journal logs {id}{part}"))));
+    let (arn, traces) = (run.invocation_id, traces_url.map(|url| url.trim_end_matches('/')));
+    let is_safe = |byte: u8| byte.is_ascii_alphanumeric() || b":_-".contains(&byte);
+    if run.is_workflows() && arn.starts_with("arn:") && arn.bytes().all(is_safe) {
+        let command = "aws stepfunctions get-execution-history --execution-arn";
+        places.push(("See the execution", format!("{command} {arn}")));
+        if let Some(region) = arn.split(':').nth(3).filter(|_| !arn.contains(LOCAL_ACCOUNT)) {
+            let console = format!("https://{region}.console.aws.amazon.com/states/home");
+            let address = format!("{console}?region={region}#/v2/executions/details/{arn}");
+            places.push(("See it in the console", address));
+        }
     }
-    lines
+    let trace = run.trace_id().filter(|trace| trace.bytes().all(is_safe));
+    places.extend(trace.map(|trace| {
+        (TRACE, traces.map_or_else(|| trace.to_owned(), |url| format!("{url}/{trace}")))
+    }));
+    places
 }

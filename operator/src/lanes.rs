@@ -2,7 +2,7 @@
 
 use journal::{Ending, SignKind, Status, Timestamp};
 
-use crate::history::{Entry, Run};
+use crate::history::{Entry, Run, step};
 use crate::timeline::escape;
 
 /// What one part of the system did, or a phase of the agent.
@@ -93,37 +93,33 @@ pub(crate) fn lanes(run: &Run, now: Timestamp) -> (Vec<Lane>, i64) {
     }
     // A phase that is left open ends with the agent.
     let agent = lanes.last().and_then(|lane| lane.bar.as_ref()).map_or(end, |bar| bar.to);
-    lanes.extend(phases(&run.entries, agent));
+    lanes.extend(phases(run, agent));
     (lanes, end.max(1))
 }
 
-/// The agent's own phases, in the order in which they began.
-fn phases(entries: &[Entry], end: i64) -> Vec<Lane> {
-    let progress = entries.iter().filter(|entry| entry.event.status.is_progress());
-    let mut lanes: Vec<Lane> = Vec::new();
-    for entry in progress {
-        let (status, Some(at)) = (entry.event.status.as_str(), entry.offset) else { continue };
-        let Some((phase, step)) = status.rsplit_once('_') else { continue };
-        let name = escape(phase.strip_prefix("TASK_").unwrap_or(phase));
-        let open = lanes.iter_mut().rfind(|lane| {
-            lane.name == name
-                && lane.bar.as_ref().is_some_and(|bar| matches!(bar.state, State::Open(_)))
-        });
-        match (step, open.and_then(|lane| lane.bar.as_mut())) {
-            ("STARTED", _) => {
-                let bar = Bar { from: at, to: end, state: State::Open(at) };
-                lanes.push(Lane { name, bar: Some(bar), missing: None });
+/// The agent's own phases, in the order in which they began. `end` is that of those without one.
+fn phases(run: &Run, end: i64) -> Vec<Lane> {
+    let lane = |entry: &Entry| {
+        let (at, (step, ends)) = (entry.offset?, step(&entry.event.status)?);
+        let key = &entry.event.sort_key;
+        let bar = match ends {
+            true => {
+                let state =
+                    if entry.event.status.is_failure() { State::Failed } else { State::Done };
+                Bar { from: at - entry.duration.unwrap_or_default(), to: at, state }
             }
-            (_, open) => {
-                let state = if step == "FAILED" { State::Failed } else { State::Done };
-                let bar = Bar { from: open.as_ref().map_or(at, |bar| bar.from), to: at, state };
-                match open {
-                    Some(open) => *open = bar,
-                    None => lanes.push(Lane { name, bar: Some(bar), missing: None }),
-                }
+            // The others are shown with their end.
+            false => {
+                run.open.binary_search_by(|open| open.sort_key.cmp(key)).ok()?;
+                Bar { from: at, to: end, state: State::Open(at) }
             }
-        }
-    }
+        };
+        let name = escape(step.strip_prefix("TASK_").unwrap_or(step));
+        Some(Lane { name, bar: Some(bar), missing: None })
+    };
+    let progress = run.entries.iter().filter(|entry| entry.event.status.is_progress());
+    let mut lanes = Vec::from_iter(progress.filter_map(lane));
+    lanes.sort_by_key(|lane| lane.bar.as_ref().map(|bar| bar.from));
     // A flood of phases is in the table of events.
     lanes.truncate(50);
     lanes

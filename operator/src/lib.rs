@@ -26,5 +26,5 @@ pub mod sessions;
 pub mod timeline;
 pub mod ui;
 
-pub use explain::{explain, explain_with};
+pub use explain::explain;
 pub use printer::{Printer, View};

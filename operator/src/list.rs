@@ -3,12 +3,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
-use aws_config::SdkConfig;
-use aws_sdk_sfn::Client;
 use clap::Args;
-use journal::Journal;
 use operator::listing::counted;
-use operator::sessions::{Filter, sessions};
+use operator::sessions::Filter;
+
+use crate::access::Access;
 
 #[derive(Args)]
 pub struct ListArgs {
@@ -30,38 +29,24 @@ pub struct ListArgs {
     /// One JSON object per session
     #[arg(long)]
     json: bool,
-    /// The state machine's ARN
-    #[arg(long, value_name = "ARN", env = "STATE_MACHINE_ARN", hide_env_values = true)]
-    state_machine: Option<String>,
 }
 
 fn since(text: &str) -> Result<Duration, &'static str> {
-    const RULE: &str = "it must be a number of minutes, hours or days, such as 90m, 24h or 7d";
-    let at = text.len().saturating_sub(1);
-    let (number, unit) = text.split_at_checked(at).ok_or(RULE)?;
-    let number = number.parse::<u64>().map_err(|_| RULE)?;
-    let seconds = match unit {
-        "m" => 60,
-        "h" => 3_600,
-        "d" => 86_400,
-        _ => return Err(RULE),
-    };
-    number.checked_mul(seconds).map(Duration::from_secs).ok_or(RULE)
+    humantime::parse_duration(text).map_err(|_| "it must be a time such as 90m, 24h or 7d")
 }
 
 /// Lists sessions by their executions, the newest first.
-pub async fn list(config: &SdkConfig, journal: &Journal, args: &ListArgs) -> Result<ExitCode> {
-    let state_machine = crate::state_machine(args.state_machine.as_deref())?;
+pub async fn list(access: &Access, args: &ListArgs) -> Result<ExitCode> {
+    let (sources, state_machine) = (access.sources()?, access.state_machine()?);
     let filter = match (args.failed, args.running, args.lost) {
         (true, ..) => Filter::Failed,
         (_, true, _) => Filter::Running,
         (.., true) => Filter::Lost,
         _ => Filter::All,
     };
-    let client = Client::new(config);
     // One more than are shown, which says whether there are more.
     let limit = args.limit.saturating_add(1);
-    let mut listed = sessions(&client, journal, state_machine, filter, args.since, limit).await?;
+    let mut listed = sources.list(state_machine, filter, args.since, limit).await?;
     let more = listed.len() > args.limit;
     listed.truncate(args.limit);
     let mut out = anstream::stdout();

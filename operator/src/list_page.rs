@@ -19,7 +19,10 @@ pub(crate) fn list_page(
     now: Timestamp,
     paused: bool,
 ) -> String {
-    let link = |filter: Filter| format!("/?show={}", filter.as_str());
+    let name = |filter| {
+        Filter::ALL.iter().find(|(other, _)| *other == filter).map_or("", |(_, name)| name)
+    };
+    let link = |filter| format!("/?show={}", name(filter));
     let shown = sessions.get(..LISTED).unwrap_or(sessions);
     let mut sorted = Vec::from_iter(shown);
     sorted.sort_by_key(|session| session.standing);
@@ -30,8 +33,8 @@ pub(crate) fn list_page(
                 p { "These are the newest " (LISTED) ". More: " code.copy { "agent-journal list --limit 1000" } }
             }
             nav aria-label="Filter" {
-                @for other in Filter::ALL {
-                    @if other == filter { b aria-current="page" { (other.as_str()) } } @else { a href=(link(other)) { (other.as_str()) } }
+                @for (other, name) in Filter::ALL {
+                    @if other == filter { b aria-current="page" { (name) } } @else { a href=(link(other)) { (name) } }
                 }
             }
             div.wide {

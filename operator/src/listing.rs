@@ -1,8 +1,11 @@
 //! A session as one line of a list: how it stands, where it stopped and why.
 
 use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anstyle::{AnsiColor, Style};
+use aws_sdk_sfn::primitives::DateTime;
+use aws_sdk_sfn::types::ExecutionListItem;
 use journal::text::{headline, truncate};
 use journal::{Ending, Timestamp};
 use serde::Serialize;
@@ -59,30 +62,8 @@ impl Standing {
 
 impl fmt::Display for Standing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Lost => "lost",
-            Self::Failed => "failed",
-            Self::Silent => "silent",
-            Self::Unwatched => "unwatched",
-            Self::Running => "running",
-            Self::Completed => "completed",
-        })
+        f.pad(&format!("{self:?}").to_lowercase())
     }
-}
-
-/// What Step Functions knows of an execution.
-#[derive(Debug, Clone)]
-pub struct Execution {
-    /// Its ARN: the `InvocationId` of the session's run.
-    pub arn: String,
-    /// Its status, such as `RUNNING`.
-    pub status: String,
-    /// When it started.
-    pub started: Timestamp,
-    /// When it ended, if it has.
-    pub stopped: Option<Timestamp>,
-    /// Its error and cause, if it has them and they were asked for.
-    pub failure: Option<(String, String)>,
 }
 
 /// A session as one line of a list.
@@ -113,37 +94,44 @@ pub struct Listed {
 }
 
 impl Listed {
-    /// The session `id` by its execution, and by its run if the journal has one.
+    /// The session `id` by its execution and that one's error and cause, and by its run if the journal
+    /// has one.
     #[must_use]
-    pub fn new(id: &str, execution: &Execution, run: Option<&Run>, now: Timestamp) -> Self {
-        let failed = run.and_then(Run::failure);
-        let failure = failed
-            .map(|event| {
-                let error_type = event.error_type.clone().unwrap_or_else(|| "Error".to_owned());
-                (error_type, event.error_message.clone().unwrap_or_default())
-            })
-            .or_else(|| execution.failure.clone());
-        let error_type = failure.as_ref().map(|(error_type, _)| error_type.as_str());
-        let standing = Standing::of(run, error_type, &execution.status, now);
-        let place = run.map_or(Hop::Workflow, hop);
-        let end = execution.stopped.unwrap_or(now);
-        let named = |(error_type, message): &(String, String)| headline(error_type, message);
+    pub fn new(
+        id: &str,
+        execution: &ExecutionListItem,
+        failure: Option<(String, String)>,
+        run: Option<&Run>,
+        now: Timestamp,
+    ) -> Self {
+        let failed = run.and_then(Run::failure).map(|event| {
+            let error_type = event.error_type.as_deref().unwrap_or("Error");
+            (error_type.to_owned(), event.error_message.clone().unwrap_or_default())
+        });
+        let (error_type, message) = failed.or(failure).unzip();
+        let status = execution.status.as_str();
+        let standing = Standing::of(run, error_type.as_deref(), status, now);
+        let time =
+            |date: DateTime| Timestamp::from(SystemTime::try_from(date).unwrap_or(UNIX_EPOCH));
+        let (started, ended) = (time(execution.start_date), execution.stop_date.map(time));
+        let why = match standing {
+            Standing::Unwatched if error_type.is_none() => {
+                Some(format!("the execution has ended ({status})"))
+            }
+            Standing::Silent => run.and_then(|run| alive(run, now)),
+            _ => error_type.as_deref().zip(message.as_deref()).map(|(of, text)| headline(of, text)),
+        };
+        let place = run.map_or(Hop::Workflow, hop).short().to_owned();
         Self {
             id: id.to_owned(),
             standing,
-            started: execution.started.to_string(),
-            ended: execution.stopped.map(|time| time.to_string()),
-            micros: (end.as_micros() - execution.started.as_micros()).max(0),
-            place: (standing != Standing::Completed).then(|| place.short().to_owned()),
-            why: match standing {
-                Standing::Unwatched if failure.is_none() => {
-                    Some(format!("the execution has ended ({})", execution.status))
-                }
-                Standing::Silent => run.and_then(|run| alive(run, now)),
-                _ => failure.as_ref().map(named),
-            },
-            error_type: failure.map(|(error_type, _)| error_type),
-            execution: execution.arn.clone(),
+            started: started.to_string(),
+            ended: ended.map(|time| time.to_string()),
+            micros: (ended.unwrap_or(now).as_micros() - started.as_micros()).max(0),
+            place: (standing != Standing::Completed).then_some(place),
+            why,
+            error_type,
+            execution: execution.execution_arn.clone(),
         }
     }
 
@@ -157,7 +145,7 @@ impl Listed {
             Standing::Completed => AnsiColor::Green.on_default(),
         };
         let started = self.started.get(..19).unwrap_or_default().replace('T', " ");
-        let (took, standing) = (duration(self.micros), self.standing.to_string());
+        let (took, standing) = (duration(self.micros), self.standing);
         let place = self.place.as_deref().unwrap_or_default();
         let why = escape(truncate(self.why.as_deref().unwrap_or_default(), MAX_WHY_BYTES));
         let line = format!(

@@ -1,5 +1,6 @@
 //! `agent-journal`: starts and stops sessions, shows their journal, and says what happened to them.
 
+mod access;
 mod follow;
 mod list;
 mod logs;
@@ -11,17 +12,12 @@ use std::io::{self, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, ensure};
-use aws_config::{BehaviorVersion, SdkConfig};
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use journal::{InvalidSessionId, Journal, SessionId, Settings, display_chain};
-
-use list::ListArgs;
-use logs::LogsArgs;
+use journal::{InvalidSessionId, SessionId, display_chain};
 use operator::ui::Ui;
-use show::EventsArgs;
-use start::StartArgs;
-use stop::StopArgs;
+
+use access::{Access, Places};
 
 /// Start and stop sessions, show their journal, and say what happened to them
 ///
@@ -34,53 +30,39 @@ use stop::StopArgs;
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// The journal's DynamoDB table
-    #[arg(long, global = true, env = "JOURNAL_TABLE_NAME", hide_env_values = true)]
-    table: Option<String>,
+    #[command(flatten)]
+    places: Places,
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Start a session and print its id
-    Start(StartArgs),
+    Start(start::StartArgs),
     /// List sessions: how each stands, where it stopped and why
-    List(ListArgs),
+    List(list::ListArgs),
     /// Show the journal of a session
-    Events(EventsArgs),
+    Events(show::EventsArgs),
     /// Print a session as one self-contained HTML page: page ID > session.html
-    Page {
-        /// The session's id
-        #[arg(value_parser = session_id)]
-        id: SessionId,
-        /// Address of the tracing tool, to which a trace's id is appended
-        #[arg(long, env = "TRACES_URL")]
-        traces_url: Option<String>,
-    },
+    Page(SessionArg),
     /// Serve the list of sessions and their pages to a browser on this machine
     Ui {
         /// The port of 127.0.0.1; 0 takes a free one
         #[arg(long, default_value_t = 8085)]
         port: u16,
-        /// Address of the tracing tool, to which a trace's id is appended
-        #[arg(long, env = "TRACES_URL")]
-        traces_url: Option<String>,
-        /// The state machine's ARN
-        #[arg(long, value_name = "ARN", env = "STATE_MACHINE_ARN", hide_env_values = true)]
-        state_machine: Option<String>,
     },
     /// Show what the container and the invoker logged for a session
-    Logs(LogsArgs),
+    Logs(logs::LogsArgs),
     /// End the running task of a session; the journal keeps the reason
-    Stop(StopArgs),
+    Stop(stop::StopArgs),
     /// Say in plain words what happened to a session, and where it stopped
-    Explain {
-        /// The session's id
-        #[arg(value_parser = session_id)]
-        id: SessionId,
-        /// Address of the tracing tool, to which a trace's id is appended, such as http://127.0.0.1:4318/traces
-        #[arg(long, env = "TRACES_URL")]
-        traces_url: Option<String>,
-    },
+    Explain(SessionArg),
+}
+
+#[derive(clap::Args)]
+struct SessionArg {
+    /// The session's id
+    #[arg(value_parser = session_id)]
+    id: SessionId,
 }
 
 fn main() -> ExitCode {
@@ -100,74 +82,37 @@ fn main() -> ExitCode {
     })
 }
 
-async fn run(cli: Cli) -> Result<ExitCode> {
-    let config = aws_config::load_defaults(BehaviorVersion::latest()).await;
-    ensure!(
-        config.region().is_some(),
-        "no AWS region: set AWS_REGION, or a profile that has one; {LOCAL}"
-    );
-    let journal = || journal(&config, cli.table.as_deref());
-    match cli.command {
-        Command::Start(args) => start::start(&config, journal, args).await,
-        Command::List(args) => list::list(&config, &journal()?, &args).await,
-        Command::Events(args) => show::show(&config, &journal()?, &args).await,
-        Command::Explain { id, traces_url } => {
-            show::explain_session(&config, &journal()?, &id, traces_url).await
-        }
-        Command::Page { id, traces_url } => show::page(&config, &journal()?, &id, traces_url).await,
-        Command::Ui { port, traces_url, state_machine } => {
-            let state_machine = self::state_machine(state_machine.as_deref())?.to_owned();
-            let workflows = aws_sdk_sfn::Client::new(&config);
-            ui(port, Ui { journal: journal()?, workflows, state_machine, traces_url }).await
-        }
-        Command::Logs(args) => logs::logs(&config, &journal()?, &args).await,
-        Command::Stop(args) => stop::stop(&config, &journal()?, &args).await,
+async fn run(Cli { command, places }: Cli) -> Result<ExitCode> {
+    let access = Access::new(places).await?;
+    match command {
+        Command::Start(args) => start::start(&access, args).await,
+        Command::List(args) => list::list(&access, &args).await,
+        Command::Events(args) => show::events(&access, &args).await,
+        Command::Explain(session) => show::explained(&access, &session.id).await,
+        Command::Page(session) => show::page(&access, &session.id).await,
+        Command::Ui { port } => ui(&access, port).await,
+        Command::Logs(args) => logs::logs(&access, &args).await,
+        Command::Stop(args) => stop::stop(&access, &args).await,
     }
 }
 
 /// Serves the pages until Ctrl-C.
-async fn ui(port: u16, ui: Ui) -> Result<ExitCode> {
+async fn ui(access: &Access, port: u16) -> Result<ExitCode> {
+    let ui = Ui {
+        state_machine: access.state_machine()?.to_owned(),
+        sources: access.sources()?,
+        traces_url: access.traces_url().map(str::to_owned),
+    };
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port));
     let listener = listener.with_context(|| format!("cannot serve on 127.0.0.1:{port}"))?;
-    writeln!(
-        io::stdout(),
-        "The sessions are at http://{}. Ctrl-C stops it.",
-        listener.local_addr()?
-    )?;
-    let server = ui.serve(listener)?;
-    let handle = server.handle();
-    tokio::select! {
-        ended = server => ended?,
-        _ = tokio::signal::ctrl_c() => handle.stop(false).await,
-    }
+    let address = listener.local_addr()?;
+    writeln!(io::stdout(), "The sessions are at http://{address}. Ctrl-C stops it.")?;
+    ui.serve(listener)?.await?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// The end of an error about a missing setting.
-const LOCAL: &str = "for the local system, run `. .local/env`, which its `up` writes";
-
-/// The state machine's ARN, which must be given.
-fn state_machine(arn: Option<&str>) -> Result<&str> {
-    arn.with_context(|| {
-        format!(
-            "the state machine is not known: set STATE_MACHINE_ARN or give --state-machine; {LOCAL}"
-        )
-    })
 }
 
 /// A session's id. An execution's ARN, whose name is usually the id, and a partition key are accepted too.
 fn session_id(text: &str) -> Result<SessionId, InvalidSessionId> {
     let of_arn = text.starts_with("arn:").then(|| text.rsplit(':').next()).flatten();
     of_arn.unwrap_or(text).trim_start_matches("SESSION#").parse()
-}
-
-fn journal(config: &SdkConfig, table: Option<&str>) -> Result<Journal> {
-    let settings = Settings::from_env(|name| match name {
-        "JOURNAL_TABLE_NAME" => table.map(str::to_owned),
-        _ => None,
-    });
-    let settings = settings.with_context(|| {
-        format!("the journal's table is not known: set JOURNAL_TABLE_NAME or give --table; {LOCAL}")
-    })?;
-    Ok(Journal::new(aws_sdk_dynamodb::config::Builder::from(config), settings))
 }

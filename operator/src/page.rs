@@ -1,22 +1,17 @@
 //! A session as a page of HTML, and the frame of every page. A page is self-contained: it has no script and no
 //! picture, and makes no request.
 
-use journal::{Ending, Timestamp};
+use journal::{Ending, Event, Timestamp};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use crate::alive::patience_left;
-use crate::explain::{last_progress, remarks, stopped_at, verdict};
+use crate::explain::Explanation;
 use crate::history::{Run, newest};
-use crate::hop::{hop, where_to_look};
 use crate::lanes::{Bar, Lane, State, lanes};
 use crate::listing::Standing;
-use crate::timeline::{details, duration, escape, failure};
+use crate::timeline::{duration, escape, failure};
 
 /// Seconds after which a page reloads itself while something on it may still change.
 const REFRESH_SECONDS: u32 = 3;
-
-/// The account of the local system, which has no console.
-const LOCAL_ACCOUNT: &str = ":000000000000:";
 
 /// What a page links to.
 #[derive(Debug, Clone, Default)]
@@ -68,72 +63,49 @@ pub(crate) fn day_and_time(timestamp: &str) -> String {
     timestamp.get(..19).unwrap_or_default().replace('T', " ")
 }
 
-/// The page of a session: its newest run. `unwatched` is what Step Functions says of an execution that
-/// has ended although the journal has no end.
+/// The page of a session: its newest run.
 #[must_use]
-pub fn session_page(
-    id: &str,
-    runs: &[Run],
-    now: Timestamp,
-    unwatched: Option<&str>,
-    links: &Links,
-) -> String {
+pub fn session_page(id: &str, runs: &[Run], now: Timestamp, links: &Links) -> String {
     let Some(run) = newest(runs) else {
-        return document(
-            id,
-            links.served,
-            &html! { h1 { "The journal has no event of session " (id) "." } },
-        );
+        let content = html! { h1 { "The journal has no event of session " (id) "." } };
+        return document(id, links.served, &content);
     };
-    let is_running = run.ending == Ending::Running && !run.has_expired(now) && unwatched.is_none();
-    let standing =
-        Standing::of(Some(run), run.failure().and_then(|it| it.error_type.as_deref()), "", now);
-    let (lanes, end) = lanes(run, now);
+    let is_running =
+        run.ending == Ending::Running && !run.has_expired(now) && run.unwatched.is_none();
+    let error_type = run.failure().and_then(|event| event.error_type.as_deref());
+    let standing = Standing::of(Some(run), error_type, "", now);
+    let it = Explanation::of(run, runs, now, links.traces_url.as_deref());
     let refresh = (links.served && is_running).then_some(!links.paused);
     let content = html! {
         @if links.served { nav { a href="/" { "All sessions" } } }
         main {
             div class={ "verdict " (standing) } {
                 p.dim { "Session " span.mono { (id) } }
-                h1 { (verdict(run, now)) }
-                @if let Some(text) = unwatched { p { (text) } }
-                @if let Some(event) = run.failure() {
-                    p { "Cause: " b { (failure(event).unwrap_or_default()) } }
-                }
-                @if standing == Standing::Silent && is_running {
-                    @if let Some(left) = patience_left(run, now) { p { (left) } }
-                }
-                @if standing != Standing::Completed {
-                    p { (stopped_at(run)) }
-                    @if let Some(progress) = last_progress(run) { p { (progress) } }
-                    @let commands = where_to_look(run, hop(run));
-                    @if let Some((_, command)) = commands.first().and_then(|line| line.split_once(": ")) {
-                        p.dim { "Next:" code.copy { (command) } }
-                    }
+                h1 { (it.verdict) }
+                @if let Some(cause) = &it.cause { p { "Cause: " b { (cause) } } }
+                @for remark in &it.remarks { p { (remark) } }
+                @if let (true, Some((_, next))) = (standing != Standing::Completed, it.places.first()) {
+                    p.dim { "Next:" code.copy { (next) } }
                 }
             }
             h2 { "Where the time went" }
-            (lanes_table(&lanes, end))
-            @for remark in remarks(run, runs) { p { (remark) } }
-            @if !run.has_expired(now) {
-                @for defect in &run.defects { p { "The history is broken: " (defect) "." } }
+            (lanes_table(run, now))
+            @if !it.details.is_empty() {
+                h2 { "The error" }
+                pre { (it.cause.unwrap_or_default()) "\n" (it.details.join("\n")) }
             }
-            @if let Some(event) = run.failure() {
-                @let lines = Vec::from_iter(details(event));
-                @if !lines.is_empty() {
-                    h2 { "The error" }
-                    pre { (failure(event).unwrap_or_default()) "\n" (lines.join("\n")) }
-                }
-            }
-            @if let Ending::Completed(event) = run.ending {
-                @if let Some(result) = &event.result {
-                    h2 { "The result" }
-                    pre { (Vec::from_iter(result.lines().map(escape)).join("\n")) }
-                    @if let Some(bytes) = event.result_bytes { p { "Cut: the whole has " (bytes) " bytes." } }
-                }
+            @if let Ending::Completed(Event { result: Some(result), result_bytes, .. }) = run.ending {
+                h2 { "The result" }
+                pre { (Vec::from_iter(result.lines().map(escape)).join("\n")) }
+                @if let Some(bytes) = result_bytes { p { "Cut: the whole has " (bytes) " bytes." } }
             }
             h2 { "Where to look" }
-            ul { (places(id, run, links)) }
+            ul {
+                @for (what, place) in &it.places {
+                    li { (what) ": " @if place.starts_with("http") { a rel="noreferrer" href=(place) { (place) } } @else { code.copy { (place) } } }
+                }
+                li { "The events as JSON: " code.copy { "agent-journal events " (id) " --json" } }
+            }
             h2 { "Events" }
             (events_table(run))
             (made(now, refresh, "?pause=true", "?"))
@@ -142,43 +114,13 @@ pub fn session_page(
     document(&format!("{standing}: session {id}"), refresh == Some(true), &content)
 }
 
-fn places(id: &str, run: &Run, links: &Links) -> Markup {
-    let arn = run.invocation_id;
-    let region = arn.split(':').nth(3).filter(|region| {
-        arn.starts_with("arn:aws:states:")
-            && !arn.contains(LOCAL_ACCOUNT)
-            && region.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-    });
-    html! {
-        @for line in where_to_look(run, hop(run)) {
-            @if let Some((what, command)) = line.split_once(": ") { li { (what) ": " code.copy { (command) } } }
-        }
-        @if let Some(region) = region {
-            li {
-                a rel="noreferrer" href={ "https://" (region) ".console.aws.amazon.com/states/home?region=" (region) "#/v2/executions/details/" (arn) } {
-                    "The execution in the console"
-                }
-            }
-        }
-        @if let Some(trace) = run.trace_id() {
-            li {
-                "The trace: "
-                @match links.traces_url.as_deref().filter(|url| url.starts_with("http")) {
-                    Some(url) => a rel="noreferrer" href={ (url.trim_end_matches('/')) "/" (trace) } { (trace) },
-                    None => span.mono { (escape(trace)) },
-                }
-            }
-        }
-        li { "The events as JSON: " code.copy { "agent-journal events " (id) " --json" } }
-    }
-}
-
-fn lanes_table(lanes: &[Lane], end: i64) -> Markup {
+fn lanes_table(run: &Run, now: Timestamp) -> Markup {
+    let (lanes, end) = lanes(run, now);
     html! {
         table.lanes {
             caption { "From the first event to " (duration(end)) " after it. Hatched: no end; up to the last sign of life. Dotted: nothing heard." }
             tbody {
-                @for lane in lanes { (lane_row(lane, end)) }
+                @for lane in &lanes { (lane_row(lane, end)) }
             }
         }
     }

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use clap::Args;
 
-use crate::explain::explain_run;
+use crate::explain::Explanation;
 use crate::history::Run;
 use crate::timeline;
 
@@ -28,8 +28,8 @@ pub struct Printer {
     view: View,
     /// The sort keys of the events that were printed.
     printed: HashSet<String>,
-    /// The run of the last line.
-    run: Option<String>,
+    /// The number of the last line's run.
+    run: Option<usize>,
 }
 
 impl Printer {
@@ -39,18 +39,24 @@ impl Printer {
         Self { view, printed: HashSet::new(), run: None }
     }
 
+    /// The runs that are shown, with their numbers: the one called `name`, or all.
+    fn shown<'r, 'a>(
+        &self,
+        runs: &'r [Run<'a>],
+        name: &str,
+    ) -> impl Iterator<Item = (usize, &'r Run<'a>)> {
+        (1..).zip(runs).filter(move |(_, run)| self.view.all || run.invocation_id == name)
+    }
+
     /// Prints the events that are new, of the run called `name` or of all.
     ///
     /// # Errors
     /// If stdout cannot be written, for example because its reader has ended.
     pub fn print(&mut self, runs: &[Run], name: &str) -> io::Result<()> {
         let mut out = anstream::stdout().lock();
-        let mut entries = Vec::new();
-        for (number, run) in (1..).zip(runs) {
-            if self.view.all || run.invocation_id == name {
-                entries.extend(run.entries.iter().map(|entry| (number, run.invocation_id, entry)));
-            }
-        }
+        let shown = self.shown(runs, name);
+        let entries = shown.flat_map(|(n, run)| run.entries.iter().map(move |it| (n, run, it)));
+        let mut entries = Vec::from_iter(entries);
         entries.sort_by(|(_, _, a), (_, _, b)| a.event.sort_key.cmp(&b.event.sort_key));
         for (number, run, entry) in entries {
             let wanted = !self.view.failed || entry.event.status.is_failure();
@@ -61,11 +67,11 @@ impl Printer {
                 writeln!(out, "{}", timeline::json_line(entry.event)?)?;
                 continue;
             }
-            let another = self.run.as_deref() != Some(run);
-            if another && (self.run.is_some() || (self.view.all && runs.len() > 1)) {
-                writeln!(out, "run {number}: {}", timeline::escape(run))?;
+            if self.run != Some(number) && (self.run.is_some() || (self.view.all && runs.len() > 1))
+            {
+                writeln!(out, "run {number}: {}", timeline::escape(run.invocation_id))?;
             }
-            self.run = Some(run.to_owned());
+            self.run = Some(number);
             writeln!(out, "{}", timeline::line(entry))?;
         }
         Ok(())
@@ -76,21 +82,13 @@ impl Printer {
     /// # Errors
     /// As [`Printer::print`].
     pub fn explain(&self, runs: &[Run], name: &str) -> io::Result<()> {
-        if self.view.json {
-            return Ok(());
-        }
-        let mut out = anstream::stdout().lock();
-        let now = SystemTime::now().into();
-        for (number, run) in (1..).zip(runs) {
-            let of_all = self.view.all && runs.len() > 1;
-            if of_all {
-                writeln!(out, "\nrun {number}: {}", timeline::escape(run.invocation_id))?;
-            } else if run.invocation_id == name {
-                writeln!(out)?;
-            } else {
-                continue;
+        let (mut out, now) = (anstream::stdout().lock(), SystemTime::now().into());
+        for (number, run) in self.shown(runs, name).filter(|_| !self.view.json) {
+            writeln!(out)?;
+            if self.view.all && runs.len() > 1 {
+                writeln!(out, "run {number}: {}", timeline::escape(run.invocation_id))?;
             }
-            writeln!(out, "{}", explain_run(run, runs, now, None))?;
+            writeln!(out, "{}", Explanation::of(run, runs, now, None))?;
         }
         Ok(())
     }

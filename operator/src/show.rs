@@ -1,17 +1,15 @@
-use std::io::Write;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
 use anyhow::{Result, ensure};
-use aws_config::SdkConfig;
-use aws_sdk_sfn::Client;
 use clap::Args;
 use journal::{Event, Journal, SessionId};
 use operator::history::{Run, is_foreign, newest, runs};
 use operator::page::{Links, session_page};
-use operator::sessions::read_runs;
-use operator::{Printer, View, explain_with};
+use operator::{Printer, View, explain};
 
+use crate::access::Access;
 use crate::follow::follow;
 
 #[derive(Args)]
@@ -27,23 +25,19 @@ pub struct EventsArgs {
 }
 
 /// Shows a session's events, and with `--follow` those that still come.
-pub async fn show(config: &SdkConfig, journal: &Journal, args: &EventsArgs) -> Result<ExitCode> {
-    let mut printer = Printer::new(args.view);
+pub async fn events(access: &Access, args: &EventsArgs) -> Result<ExitCode> {
+    let (sources, mut printer) = (access.sources()?, Printer::new(args.view));
     if args.follow {
-        return follow(journal, &args.id, printer, None, async || Ok(None)).await;
+        return follow(access, &args.id, printer, None).await;
     }
-    let events = read(journal, &args.id).await?;
-    let (runs, unwatched) = match args.view.json {
-        true => (runs(&events), None),
-        false => read_runs(&Client::new(config), journal, &args.id, &events).await?,
+    let events = read(&sources.journal, &args.id).await?;
+    let runs = match args.view.json {
+        true => runs(&events),
+        false => sources.runs(&args.id, &events).await?,
     };
     let run = newest(&runs).map_or("", |run| run.invocation_id);
     printer.print(&runs, run)?;
-    let code = end(&printer, &runs, run)?;
-    if let Some(text) = unwatched {
-        writeln!(anstream::stdout(), "{text}")?;
-    }
-    Ok(code)
+    end(&printer, &runs, run)
 }
 
 /// Explains the run called `name`, and gives the exit code that says how it stands.
@@ -54,35 +48,22 @@ pub fn end(printer: &Printer, runs: &[Run], name: &str) -> Result<ExitCode> {
 }
 
 /// Says what happened to a session, and where its trace is shown.
-pub async fn explain_session(
-    config: &SdkConfig,
-    journal: &Journal,
-    id: &SessionId,
-    traces: Option<String>,
-) -> Result<ExitCode> {
-    let events = read(journal, id).await?;
-    let (runs, unwatched) = read_runs(&Client::new(config), journal, id, &events).await?;
-    let now = SystemTime::now().into();
-    let mut out = anstream::stdout();
-    writeln!(out, "{}", explain_with(&runs, now, traces.as_deref()))?;
-    if let Some(text) = unwatched {
-        writeln!(out, "{text}")?;
-    }
+pub async fn explained(access: &Access, id: &SessionId) -> Result<ExitCode> {
+    let (sources, now) = (access.sources()?, SystemTime::now().into());
+    let events = read(&sources.journal, id).await?;
+    let runs = sources.runs(id, &events).await?;
+    writeln!(anstream::stdout(), "{}", explain(&runs, now, access.traces_url()))?;
     Ok(newest(&runs).map_or(0, |run| run.exit_code(now)).into())
 }
 
 /// Prints a session's page.
-pub async fn page(
-    config: &SdkConfig,
-    journal: &Journal,
-    id: &SessionId,
-    traces_url: Option<String>,
-) -> Result<ExitCode> {
-    let events = read(journal, id).await?;
-    let (runs, unwatched) = read_runs(&Client::new(config), journal, id, &events).await?;
-    let (now, links) = (SystemTime::now().into(), Links { traces_url, ..Links::default() });
-    let page = session_page(id.as_str(), &runs, now, unwatched.as_deref(), &links);
-    writeln!(std::io::stdout(), "{page}")?;
+pub async fn page(access: &Access, id: &SessionId) -> Result<ExitCode> {
+    let sources = access.sources()?;
+    let events = read(&sources.journal, id).await?;
+    let runs = sources.runs(id, &events).await?;
+    let links = Links { traces_url: access.traces_url().map(str::to_owned), ..Links::default() };
+    let page = session_page(id.as_str(), &runs, SystemTime::now().into(), &links);
+    writeln!(io::stdout(), "{page}")?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -92,7 +73,7 @@ pub async fn read(journal: &Journal, id: &SessionId) -> Result<Vec<Event>> {
     let foreign = events.iter().filter(|event| is_foreign(event)).count();
     if foreign > 0 {
         writeln!(
-            std::io::stderr(),
+            io::stderr(),
             "warning: items of the session that are not events of this journal (no Status or no InvocationId), so they are not shown: {foreign}"
         )?;
     }

@@ -1,17 +1,17 @@
 use std::io::Write;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use aws_config::SdkConfig;
 use clap::Args;
-use journal::{
-    Ending, Event, Journal, Mark, SdkFault, SessionId, SignKind, Source, Status, Timestamp,
-};
-use operator::history::{Run, newest, runs};
+use journal::{Ending, Event, Mark, SdkFault, SessionId, SignKind, Source, Status};
+use operator::explain;
+use operator::history::{Run, runs};
 use operator::timeline::{escape, failure};
 use tokio::time::{Instant, sleep};
 
+use crate::access::Access;
 use crate::show::read;
 
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -46,24 +46,30 @@ fn runtime_arn(arn: &str) -> Result<String, &'static str> {
 }
 
 /// Ends the newest running task of a session.
-pub async fn stop(config: &SdkConfig, journal: &Journal, args: &StopArgs) -> Result<ExitCode> {
-    let mut out = anstream::stdout();
-    let events = read(journal, &args.id).await?;
+pub async fn stop(access: &Access, args: &StopArgs) -> Result<ExitCode> {
+    let (journal, mut out) = (access.journal()?, anstream::stdout());
+    let events = read(&journal, &args.id).await?;
     if args.now {
-        return stop_container(config, args).await;
+        return stop_container(&access.config, args).await;
     }
     let runs = runs(&events);
     let Some(run) = runs.iter().rfind(|run| works(run)) else {
-        let (text, code) = nothing_to_stop(&runs);
-        writeln!(out, "{text}")?;
+        let explained = explain(&runs, SystemTime::now().into(), None);
+        writeln!(out, "No task of the session works. {explained}")?;
+        let (hint, code) = match runs.last().map(|run| run.ending) {
+            Some(Ending::Completed(_)) => return Ok(ExitCode::SUCCESS),
+            Some(Ending::Failed(_)) => ("To stop its container if that still lives, use --now.", 0),
+            _ => ("If it has only just begun, try again in some seconds.", 3),
+        };
+        writeln!(out, "{hint}")?;
         return Ok(code.into());
     };
-    let Some((task, mut slot)) = newest_task(journal, &args.id, run).await? else {
-        bail!(
-            "the task gives no signs of life (an older image, or HEARTBEAT_SECONDS=0), so it cannot \
-             be asked to end; stop its container with --now"
-        );
-    };
+    let task = run.open_task().context(
+        "the task gives no signs of life (an older image, or HEARTBEAT_SECONDS=0), so it cannot be \
+         asked to end; stop its container with --now",
+    )?;
+    let signs = journal.signs(&args.id, &task.timestamp).await?;
+    let mut slot = signs.first().map_or(0, |sign| sign.slot + 1);
     let session = journal.session(args.id.clone(), run.invocation_id, Source::Operator);
     let mut signs = session.signs(&task.timestamp, slot);
     while signs.take(Mark::Stop(&args.reason)).await.context("the stop was not written")?.is_some()
@@ -71,7 +77,7 @@ pub async fn stop(config: &SdkConfig, journal: &Journal, args: &StopArgs) -> Res
         slot += 1;
     }
     writeln!(out, "Asking the container to end the task. This takes up to 30 s.")?;
-    let (asked, ends, mut answered) = (Instant::now(), ends(run), false);
+    let (asked, mut answered) = (Instant::now(), false);
     loop {
         sleep(POLL_INTERVAL).await;
         // A failed read is repeated, but not forever.
@@ -84,7 +90,8 @@ pub async fn stop(config: &SdkConfig, journal: &Journal, args: &StopArgs) -> Res
         };
         let now = operator::history::runs(&events);
         let own = now.iter().find(|other| other.invocation_id == run.invocation_id);
-        if let Some(event) = own.filter(|own| self::ends(own) > ends).and_then(end) {
+        let own = own.filter(|own| own.open.iter().all(|open| open.sort_key != task.sort_key));
+        if let Some(event) = own.and_then(end) {
             writeln!(out, "The task has ended: {}", said(event))?;
             if let Some(other) = now.iter().rfind(|other| works(other)) {
                 let which = escape(other.invocation_id);
@@ -104,7 +111,7 @@ pub async fn stop(config: &SdkConfig, journal: &Journal, args: &StopArgs) -> Res
                 now.last().is_some_and(|last| last.invocation_id == run.invocation_id),
                 "the session has a newer run, whose container may still work. To stop that container, use --now"
             );
-            return stop_container(config, args).await;
+            return stop_container(&access.config, args).await;
         }
         if asked.elapsed() > END_DEADLINE {
             writeln!(
@@ -118,67 +125,15 @@ pub async fn stop(config: &SdkConfig, journal: &Journal, args: &StopArgs) -> Res
 
 /// Whether the run has a task without an end, and is not given up.
 fn works(run: &Run) -> bool {
-    starts(run).count() > ends(run) && !run.has(&Status::SessionFailed)
-}
-
-fn starts<'r, 'a>(run: &'r Run<'a>) -> impl Iterator<Item = &'a Event> + use<'r, 'a> {
-    let events = run.entries.iter().map(|entry| entry.event);
-    events.filter(|event| event.status == Status::AgentBackgroundTaskStarted)
-}
-
-/// Why there is nothing to stop, and the exit code that says so.
-fn nothing_to_stop(runs: &[Run]) -> (String, u8) {
-    let Some(run) = newest(runs) else { return ("The session has no run.".to_owned(), 3) };
-    match (run.ending, end(run)) {
-        (Ending::Failed(last), None) => {
-            let lost = match starts(run).next() {
-                Some(_) => {
-                    " If its container lives, it ends its agent when it can reach the table. To stop it at once, use --now."
-                }
-                None => "",
-            };
-            (format!("The session has ended already: {}.{lost}", said(last)), 0)
-        }
-        (_, Some(end)) => (format!("The task has ended already: {}", said(end)), 0),
-        (_, None) => {
-            let text = "No task of the session has started yet. Try again in some seconds.";
-            (text.to_owned(), 3)
-        }
-    }
-}
-
-/// Of the run's tasks, the start of the one whose last sign of life is the newest, and its next free
-/// slot: a container that was replaced leaves a task without an end. `None` if none gives signs.
-async fn newest_task<'a>(
-    journal: &Journal,
-    id: &SessionId,
-    run: &Run<'a>,
-) -> Result<Option<(&'a Event, u32)>> {
-    let mut newest: Option<(Option<Timestamp>, &Event, u32)> = None;
-    for task in starts(run).filter(|task| task.heartbeat_seconds.is_some()) {
-        let signs = journal.signs(id, &task.timestamp).await?;
-        let beat = signs.iter().find(|sign| sign.kind == SignKind::Beat);
-        let last = beat.and_then(|beat| beat.timestamp).or(task.timestamp.parse().ok());
-        let slot = signs.first().map_or(0, |sign| sign.slot + 1);
-        if newest.as_ref().is_none_or(|(newest, ..)| last >= *newest) {
-            newest = Some((last, task, slot));
-        }
-    }
-    Ok(newest.map(|(_, task, slot)| (task, slot)))
-}
-
-/// How many tasks of the run have ended.
-fn ends(run: &Run) -> usize {
-    run.entries.iter().filter(|entry| is_end(&entry.event.status)).count()
-}
-
-fn is_end(status: &Status) -> bool {
-    matches!(status, Status::AgentBackgroundTaskCompleted | Status::AgentBackgroundTaskFailed)
+    let is_open = run.open.iter().any(|open| open.status == Status::AgentBackgroundTaskStarted);
+    is_open && !run.has(&Status::SessionFailed)
 }
 
 /// The newest end of a task of the run.
 fn end<'a>(run: &Run<'a>) -> Option<&'a Event> {
-    run.entries.iter().rfind(|entry| is_end(&entry.event.status)).map(|entry| entry.event)
+    use Status::{AgentBackgroundTaskCompleted, AgentBackgroundTaskFailed};
+    let ends = [AgentBackgroundTaskCompleted, AgentBackgroundTaskFailed];
+    run.entries.iter().map(|entry| entry.event).rfind(|event| ends.contains(&event.status))
 }
 
 fn said(event: &Event) -> String {

