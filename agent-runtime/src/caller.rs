@@ -20,27 +20,10 @@ pub const REQUEST_HEADER: &str = "X-Amzn-Bedrock-AgentCore-Runtime-Request-Id";
 
 /// Headers that concern this connection, or that the agent gets in another way.
 const NOT_HANDED_ON: [&str; 21] = [
-    "accept",
-    "accept-encoding",
-    "baggage",
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-type",
-    "expect",
-    "host",
-    "keep-alive",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "traceparent",
-    "tracestate",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "user-agent",
-    "x-amzn-bedrock-agentcore-runtime-request-id",
-    "x-amzn-bedrock-agentcore-runtime-session-id",
+    "accept", "accept-encoding", "baggage", "connection", "content-encoding", "content-length",
+    "content-type", "expect", "host", "keep-alive", "proxy-authorization", "proxy-connection",
+    "te", "traceparent", "tracestate", "trailer", "transfer-encoding", "upgrade", "user-agent",
+    "x-amzn-bedrock-agentcore-runtime-request-id", "x-amzn-bedrock-agentcore-runtime-session-id",
 ];
 
 pub(crate) struct Caller {

@@ -85,10 +85,7 @@ impl Settings {
             |text| seconds(text).filter(|time| time.as_secs() <= 20),
         )?;
         let task_timeout = optional(
-            &env,
-            "TASK_TIMEOUT_SECONDS",
-            "it must be 0 (none), or a number of seconds",
-            seconds,
+            &env, "TASK_TIMEOUT_SECONDS", "it must be 0 (none), or a number of seconds", seconds,
         )?;
         let max_lifetime =
             optional(&env, "MAX_LIFETIME_SECONDS", "it must be a number of seconds", seconds)?;

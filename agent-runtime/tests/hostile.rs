@@ -69,10 +69,7 @@ async fn an_invalid_or_missing_session_id_is_refused_before_any_write() {
     let host = calm_host();
     let long = "a".repeat(101);
     for id in [
-        "",
-        "too-short",
-        &long,
-        "SESSION#0123456789-0123456789-0123456789",
+        "", "too-short", &long, "SESSION#0123456789-0123456789-0123456789",
         "-starts-with-a-dash-0123456789-0123456789",
     ] {
         let header = host.client.post(host.url("/invocations")).header(SESSION_HEADER, id);

@@ -176,8 +176,7 @@ async fn an_answer_is_the_result_as_json_as_text_or_as_its_events() {
     let container = start("").await;
     assert_eq!(result(&container, json!({"do": "text"})).await, "two words");
     let parts = [
-        "data: {\"n\": 1",
-        ".50}\r\n\r\n: a comment\n\ndata: two\nda",
+        "data: {\"n\": 1", ".50}\r\n\r\n: a comment\n\ndata: two\nda",
         "ta: lines\n\nid: 7\ndata: 3",
     ];
     let end = container.run(&json!({"do": "stream", "parts": parts})).await;

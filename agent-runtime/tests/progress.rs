@@ -45,12 +45,8 @@ async fn phases_are_in_the_journal_within_their_task() {
     assert_eq!(
         statuses[1..],
         [
-            "AGENT_BACKGROUND_TASK_STARTED",
-            "TASK_PLAN_STARTED",
-            "TASK_PLAN_COMPLETED",
-            "TASK_STEP-1_STARTED",
-            "TASK_STEP-1_FAILED",
-            "AGENT_BACKGROUND_TASK_COMPLETED"
+            "AGENT_BACKGROUND_TASK_STARTED", "TASK_PLAN_STARTED", "TASK_PLAN_COMPLETED",
+            "TASK_STEP-1_STARTED", "TASK_STEP-1_FAILED", "AGENT_BACKGROUND_TASK_COMPLETED"
         ]
     );
     assert_eq!(events[2].message, None);
@@ -178,9 +174,7 @@ async fn the_end_sorts_after_progress_when_the_clock_steps_back() {
     assert_eq!(
         host.statuses(&id).await[1..],
         [
-            "AGENT_BACKGROUND_TASK_STARTED",
-            "TASK_PLAN_STARTED",
-            "TASK_PLAN_COMPLETED",
+            "AGENT_BACKGROUND_TASK_STARTED", "TASK_PLAN_STARTED", "TASK_PLAN_COMPLETED",
             "AGENT_BACKGROUND_TASK_COMPLETED"
         ]
     );

@@ -33,8 +33,7 @@ async fn a_task_is_journaled_from_its_first_event_to_its_last() {
     assert_eq!(
         statuses,
         [
-            "AGENT_ENTRYPOINT_STARTED",
-            "AGENT_BACKGROUND_TASK_STARTED",
+            "AGENT_ENTRYPOINT_STARTED", "AGENT_BACKGROUND_TASK_STARTED",
             "AGENT_BACKGROUND_TASK_COMPLETED"
         ]
     );
@@ -180,12 +179,8 @@ async fn a_start_of_which_nobody_knows_leaves_no_run_open() {
     let mut statuses = host.statuses(&id).await;
     statuses.sort();
     let expected = [
-        "AGENT_BACKGROUND_TASK_FAILED",
-        "AGENT_BACKGROUND_TASK_STARTED",
-        "AGENT_ENTRYPOINT_FAILED",
-        "AGENT_ENTRYPOINT_FAILED",
-        "AGENT_ENTRYPOINT_STARTED",
-        "AGENT_ENTRYPOINT_STARTED",
+        "AGENT_BACKGROUND_TASK_FAILED", "AGENT_BACKGROUND_TASK_STARTED", "AGENT_ENTRYPOINT_FAILED",
+        "AGENT_ENTRYPOINT_FAILED", "AGENT_ENTRYPOINT_STARTED", "AGENT_ENTRYPOINT_STARTED",
     ];
     assert_eq!(statuses, expected);
 }

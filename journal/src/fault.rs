@@ -11,30 +11,17 @@ use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
 /// Service codes by which AWS refuses the credentials themselves (missing, expired, unknown).
 const CREDENTIAL_CODES: [&str; 11] = [
-    "AuthFailure",
-    "ExpiredToken",
-    "ExpiredTokenException",
-    "IncompleteSignatureException",
-    "InvalidAccessKeyId",
-    "InvalidClientTokenId",
-    "InvalidSignatureException",
-    "MissingAuthenticationToken",
-    "MissingAuthenticationTokenException",
-    "SignatureDoesNotMatch",
+    "AuthFailure", "ExpiredToken", "ExpiredTokenException", "IncompleteSignatureException",
+    "InvalidAccessKeyId", "InvalidClientTokenId", "InvalidSignatureException",
+    "MissingAuthenticationToken", "MissingAuthenticationTokenException", "SignatureDoesNotMatch",
     "UnrecognizedClientException",
 ];
 
 /// Service codes that ask for a later attempt; the request was not applied.
 const THROTTLING_CODES: [&str; 9] = [
-    "LimitExceededException",
-    "ProvisionedThroughputExceededException",
-    "ReplicatedWriteConflictException",
-    "RequestLimitExceeded",
-    "RequestThrottledException",
-    "SlowDown",
-    "Throttling",
-    "ThrottlingException",
-    "TransactionConflictException",
+    "LimitExceededException", "ProvisionedThroughputExceededException",
+    "ReplicatedWriteConflictException", "RequestLimitExceeded", "RequestThrottledException",
+    "SlowDown", "Throttling", "ThrottlingException", "TransactionConflictException",
 ];
 
 /// A failed call of an AWS service: what kind of failure it is, and its text.

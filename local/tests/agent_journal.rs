@@ -214,10 +214,7 @@ async fn all_runs_are_shown_in_order_each_with_its_end() {
     assert_eq!(exit, Some(0), "the newest run decides");
     let at = |words: &str| shown.find(words).unwrap_or_else(|| panic!("no {words:?}: {shown}"));
     let places = [
-        "run 1: arn:",
-        "SESSION_FAILED",
-        "run 2: arn:",
-        "The session failed",
+        "run 1: arn:", "SESSION_FAILED", "run 2: arn:", "The session failed",
         "The session completed",
     ];
     assert!(places.map(at).is_sorted(), "{shown}");

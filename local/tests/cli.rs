@@ -158,19 +158,8 @@ impl Up {
         let folder = tempfile::tempdir().unwrap();
         let mut child = Command::new(LOCAL)
             .args([
-                "up",
-                "--port",
-                "0",
-                "--dynamodb-port",
-                "0",
-                "--step-functions-port",
-                "0",
-                "--otlp-port",
-                "0",
-                "--agentcore-port",
-                "0",
-                "--ui-port",
-                "0",
+                "up", "--port", "0", "--dynamodb-port", "0", "--step-functions-port", "0",
+                "--otlp-port", "0", "--agentcore-port", "0", "--ui-port", "0",
             ])
             .args(agent)
             .current_dir(folder.path())

@@ -191,11 +191,7 @@ fn allowed(holds: &dyn Fn(&str) -> bool) -> BTreeSet<String> {
     }
     if holds("ProtectsJournal") {
         for write in [
-            "BatchWriteItem",
-            "DeleteItem",
-            "PartiQLDelete",
-            "PartiQLInsert",
-            "PartiQLUpdate",
+            "BatchWriteItem", "DeleteItem", "PartiQLDelete", "PartiQLInsert", "PartiQLUpdate",
             "UpdateItem",
         ] {
             allowed.insert(format!("JournalTable: Deny dynamodb:{write} on {TABLE} to *"));
@@ -268,12 +264,8 @@ fn the_template_allows_what_is_listed_and_nothing_else() {
     assert_eq!(found(&without), allowed(&|_| false));
     let known = Vec::from_iter(template["Conditions"].as_object().unwrap().keys());
     let others = [
-        "HasAgentCommand",
-        "HasAgentEnvironment",
-        "HasAgentPolicies",
-        "HasAgentServerCommand",
-        "IsInVpc",
-        "KeepsEvents",
+        "HasAgentCommand", "HasAgentEnvironment", "HasAgentPolicies", "HasAgentServerCommand",
+        "IsInVpc", "KeepsEvents",
     ];
     let mut listed = Vec::from_iter(CONDITIONS.into_iter().chain(others));
     listed.sort_unstable();

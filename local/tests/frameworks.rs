@@ -146,9 +146,7 @@ async fn a_langgraph_graph_has_a_phase_for_each_node() {
     assert_eq!(
         Vec::from_iter(phases),
         [
-            "TASK_SPLIT_STARTED",
-            "TASK_SPLIT_COMPLETED",
-            "TASK_CHOOSE_STARTED",
+            "TASK_SPLIT_STARTED", "TASK_SPLIT_COMPLETED", "TASK_CHOOSE_STARTED",
             "TASK_CHOOSE_COMPLETED"
         ]
     );

@@ -209,20 +209,9 @@ async fn a_silent_task_is_challenged_and_after_its_patience_lost() {
     })
     .await;
     let log = [
-        "0 SESSION_INITIATED",
-        "0 invoke",
-        "40 signs",
-        "40 Challenge",
-        "60 signs",
-        "60 Challenge",
-        "80 signs",
-        "80 Challenge",
-        "100 signs",
-        "100 Challenge",
-        "120 signs",
-        "120 Lost",
-        "120 newest",
-        "120 SESSION_FAILED",
+        "0 SESSION_INITIATED", "0 invoke", "40 signs", "40 Challenge", "60 signs", "60 Challenge",
+        "80 signs", "80 Challenge", "100 signs", "100 Challenge", "120 signs", "120 Lost",
+        "120 newest", "120 SESSION_FAILED",
     ];
     assert_eq!(silent.log(), log);
     let cause = "The workflow has seen no new sign of life of the container since 2024-10-04T00:00:00.000000Z: it was killed, or it cannot reach the table.";

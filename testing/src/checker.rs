@@ -227,10 +227,7 @@ mod tests {
     use super::*;
 
     const WHOLE: [&str; 5] = [
-        "SESSION_INITIATED",
-        "AGENT_INVOCATION_STARTED",
-        "AGENT_ENTRYPOINT_STARTED",
-        TASK_STARTED,
+        "SESSION_INITIATED", "AGENT_INVOCATION_STARTED", "AGENT_ENTRYPOINT_STARTED", TASK_STARTED,
         COMPLETED,
     ];
 

@@ -137,22 +137,9 @@ mod tests {
     fn attributes_and_keys_are_those_of_the_journal() {
         // What a writer puts, as the journal's own event names it.
         let attributes = [
-            "PK",
-            "SK",
-            "Timestamp",
-            "Status",
-            "EventId",
-            "InvocationId",
-            "Source",
-            "ErrorType",
-            "ErrorMessage",
-            "ExpiresAt",
-            "HeartbeatSeconds",
-            "Kind",
-            "Result",
-            "ResultBytes",
-            "ResultTruncated",
-            "TraceId",
+            "PK", "SK", "Timestamp", "Status", "EventId", "InvocationId", "Source", "ErrorType",
+            "ErrorMessage", "ExpiresAt", "HeartbeatSeconds", "Kind", "Result", "ResultBytes",
+            "ResultTruncated", "TraceId",
         ];
         let journal = concat!(
             include_str!("../../journal/src/event.rs"),

@@ -9,29 +9,16 @@ const GROUP_TRACEBACK: &str = "Exception Group Traceback (most recent call last)
 
 /// Exceptions of botocore which say that there are no valid credentials.
 const CREDENTIAL_CLASSES: [&str; 13] = [
-    "CredentialRetrievalError",
-    "LoginError",
-    "LoginRefreshRequired",
-    "LoginTokenLoadError",
-    "NoAuthTokenError",
-    "NoCredentialsError",
-    "PartialCredentialsError",
-    "ProfileNotFound",
-    "RefreshWithMFAUnsupportedError",
-    "SSOError",
-    "SSOTokenLoadError",
-    "TokenRetrievalError",
+    "CredentialRetrievalError", "LoginError", "LoginRefreshRequired", "LoginTokenLoadError",
+    "NoAuthTokenError", "NoCredentialsError", "PartialCredentialsError", "ProfileNotFound",
+    "RefreshWithMFAUnsupportedError", "SSOError", "SSOTokenLoadError", "TokenRetrievalError",
     "UnauthorizedSSOTokenError",
 ];
 
 /// Lines before a traceback that is not the reason for the program's end.
 const ASIDES: [&str; 6] = [
-    "--- Logging error ---",
-    "Error in atexit",
-    "Error in sys.excepthook",
-    "Exception ignored",
-    "Exception in thread",
-    "Task exception was never retrieved",
+    "--- Logging error ---", "Error in atexit", "Error in sys.excepthook", "Exception ignored",
+    "Exception in thread", "Task exception was never retrieved",
 ];
 
 /// The line of a Python traceback that names the exception: `module.Class: message`. The last traceback

@@ -88,9 +88,7 @@ async fn the_model_calls_its_tools_until_it_has_an_answer() {
     .await;
     let statuses: Vec<_> = events.iter().map(|event| event.status.as_str()).collect();
     let expected = [
-        "AGENT_BACKGROUND_TASK_STARTED",
-        "TASK_PLAN_STARTED",
-        "TASK_PLAN_COMPLETED",
+        "AGENT_BACKGROUND_TASK_STARTED", "TASK_PLAN_STARTED", "TASK_PLAN_COMPLETED",
         "AGENT_BACKGROUND_TASK_COMPLETED",
     ];
     assert_eq!(statuses[1..], expected);

@@ -33,11 +33,8 @@ async fn it_serves_an_invocation_and_journals_its_phases() {
     assert_eq!(
         statuses,
         [
-            "AGENT_ENTRYPOINT_STARTED",
-            "AGENT_BACKGROUND_TASK_STARTED",
-            "TASK_COUNT_STARTED",
-            "TASK_COUNT_COMPLETED",
-            "AGENT_BACKGROUND_TASK_COMPLETED",
+            "AGENT_ENTRYPOINT_STARTED", "AGENT_BACKGROUND_TASK_STARTED", "TASK_COUNT_STARTED",
+            "TASK_COUNT_COMPLETED", "AGENT_BACKGROUND_TASK_COMPLETED",
         ]
     );
     assert_eq!(events.last().unwrap().result.as_deref(), Some("{\"words\":3}"));
