@@ -18,11 +18,11 @@ use opentelemetry::KeyValue;
 use opentelemetry::trace::{SpanRef, TraceContextExt};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use crate::body_reader::{BodyReader, SMALL_BODY_BYTES};
 use crate::caller::Caller;
+use crate::host::Host;
 use crate::refusal::Refusal;
 use crate::request::{Request, parse};
 use crate::socket::Socket;
@@ -38,15 +38,10 @@ pub(crate) struct Entrypoint {
     /// Takes milliseconds at first: the SDK reads the system's certificates.
     pub journal: Shared<BoxFuture<'static, Journal>>,
     pub supervisor: Addr<Supervisor>,
-    /// Cancelled when the container is told to stop.
-    pub draining: CancellationToken,
-    /// Cancelled when the process is about to exit.
-    pub give_up: CancellationToken,
+    pub host: Host,
     pub bodies: BodyReader,
     /// The runtime of the journal.
     pub runtime: Handle,
-    /// What the shutdown waits for.
-    pub tasks: TaskTracker,
 }
 
 /// The handler of `POST /invocations`.
@@ -77,8 +72,8 @@ impl Entrypoint {
         payload: Payload,
     ) -> Result<Bytes, Refusal> {
         // The shutdown waits for this, from the head of the request on.
-        let pending = self.tasks.token();
-        if self.draining.is_cancelled() {
+        let pending = self.host.tasks.token();
+        if self.host.draining.is_cancelled() {
             return Err(Refusal::shutting_down());
         }
         let caller = Caller::of(headers)?;
@@ -86,7 +81,7 @@ impl Entrypoint {
         // On this thread, which reads the socket, until the body is there.
         let handled = actix_web::rt::spawn(async move {
             let _pending = pending;
-            let (runtime, tasks) = (entrypoint.runtime.clone(), entrypoint.tasks.clone());
+            let (runtime, tasks) = (entrypoint.runtime.clone(), entrypoint.host.tasks.clone());
             let (turn, body) = match entrypoint.bodies.receive(caller.content_length, payload).await
             {
                 Ok((turn, body)) => (turn, Ok(body)),
@@ -131,7 +126,7 @@ impl Entrypoint {
         let answer = tokio::select! {
             answer = self.start(journal, request, caller).instrument(logs) => answer,
             // The journal does not answer, and the process is about to exit.
-            () = self.give_up.cancelled() => Err(Refusal::shutting_down()),
+            () = self.host.give_up.cancelled() => Err(Refusal::shutting_down()),
         };
         end_span(&trace.span(), &answer);
         answer

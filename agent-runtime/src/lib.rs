@@ -63,6 +63,7 @@ mod caller;
 mod entrypoint;
 mod health;
 mod heartbeat;
+mod host;
 mod input;
 mod outcome;
 mod progress;

@@ -11,13 +11,11 @@ use futures_util::FutureExt;
 use journal::Journal;
 use serde_json::json;
 use tokio::runtime::{Builder, Handle};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use crate::agent::AnyAgent;
 use crate::body_reader::BodyReader;
 use crate::entrypoint::{Entrypoint, invocations};
 use crate::health::Health;
+use crate::host::Host;
 use crate::socket::Socket;
 use crate::supervisor::Supervisor;
 use crate::web_page::refuse_web_pages;
@@ -52,32 +50,17 @@ pub async fn serve(
         .thread_name("agent")
         .enable_all()
         .build()?;
-    let health = Health::new();
-    let tasks = TaskTracker::new();
-    let give_up = CancellationToken::new();
-    let draining = CancellationToken::new();
-    let agent = AnyAgent::new(agent);
-    let supervisor = Supervisor::new(
-        agent.clone(),
-        agents.handle().clone(),
-        limits,
-        health.clone(),
-        tasks.clone(),
-        draining.clone(),
-        give_up.clone(),
-    )
-    .start();
+    let host = Host::new(agent, agents.handle().clone(), limits);
+    let supervisor = Supervisor::new(host.clone()).start();
     let journal = journal.boxed().shared();
     let entrypoint = Data::new(Entrypoint {
         journal: journal.clone(),
         supervisor,
-        draining: draining.clone(),
-        give_up: give_up.clone(),
-        bodies: BodyReader::new(limits.max_body_bytes, draining.clone()),
+        host: host.clone(),
+        bodies: BodyReader::new(limits.max_body_bytes, host.draining.clone()),
         runtime: Handle::current(),
-        tasks: tasks.clone(),
     });
-    let health = Data::new(health);
+    let health = Data::new(host.health.clone());
     // Behind AgentCore, the Host is AgentCore's.
     let is_loopback = listener.local_addr()?.ip().is_loopback();
     let server = HttpServer::new(move || {
@@ -105,13 +88,15 @@ pub async fn serve(
         () = shutdown => {}
     }
     tracing::info!("shutting down");
-    draining.cancel();
-    tasks.close();
-    if tokio::time::timeout(DRAIN_DEADLINE, tasks.wait()).await.is_err() {
-        give_up.cancel();
-        let _ = tokio::time::timeout(Duration::from_millis(500), tasks.wait()).await;
+    host.draining.cancel();
+    host.tasks.close();
+    if tokio::time::timeout(DRAIN_DEADLINE, host.tasks.wait()).await.is_err() {
+        host.give_up.cancel();
+        let _ = tokio::time::timeout(Duration::from_millis(500), host.tasks.wait()).await;
     }
-    tokio::join!(handle.stop(true), tokio::time::timeout(STOP_DEADLINE, (agent.stop)())).1.ok();
+    tokio::join!(handle.stop(true), tokio::time::timeout(STOP_DEADLINE, (host.agent.stop)()))
+        .1
+        .ok();
     agents.shutdown_background();
     Ok(())
 }

@@ -15,18 +15,13 @@ use journal::{AppendError, AppendErrorKind, SessionId, SessionJournal, Timestamp
 use lru::LruCache;
 use serde_json::json;
 use thiserror::Error;
-use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::agent::AnyAgent;
-use crate::health::Health;
+use crate::Invocation;
+use crate::host::Host;
 use crate::task::Task;
 use crate::worker::Worker;
-use crate::{Invocation, Limits};
 
 /// Ended tasks to remember for callers that send their invocation again, up to 700 bytes each. The
 /// oldest is forgotten first.
@@ -46,19 +41,7 @@ type Started = (Uuid, Timestamp);
 type Starting = Shared<BoxFuture<'static, Result<Started, StartError>>>;
 
 pub(crate) struct Supervisor {
-    agent: AnyAgent,
-    /// The runtime on which agents run.
-    agents: Handle,
-    limits: Limits,
-    /// When the process started.
-    started: Instant,
-    health: Health,
-    /// What the shutdown waits for.
-    tasks: TaskTracker,
-    /// Cancelled when the container is told to stop: refuse new tasks, end those that run.
-    draining: CancellationToken,
-    /// Cancelled when the process is about to exit.
-    give_up: CancellationToken,
+    host: Host,
     /// The tasks whose terminal event is not durable, each with the actor that stands for it.
     running: HashMap<InvocationKey, (Starting, Addr<Worker>)>,
     ended: LruCache<InvocationKey, Result<Started, StartError>>,
@@ -97,18 +80,8 @@ pub(crate) enum StartError {
 }
 
 impl Supervisor {
-    pub(crate) fn new(
-        agent: AnyAgent,
-        agents: Handle,
-        limits: Limits,
-        health: Health,
-        tasks: TaskTracker,
-        draining: CancellationToken,
-        give_up: CancellationToken,
-    ) -> Self {
-        let (running, ended) = (HashMap::new(), LruCache::new(REMEMBERED));
-        let started = Instant::now();
-        Self { agent, agents, limits, started, health, tasks, draining, give_up, running, ended }
+    pub(crate) fn new(host: Host) -> Self {
+        Self { host, running: HashMap::new(), ended: LruCache::new(REMEMBERED) }
     }
 
     fn start_task(
@@ -118,21 +91,17 @@ impl Supervisor {
         supervisor: &Addr<Self>,
     ) -> Starting {
         let id = Uuid::new_v4();
-        let abort = self.draining.child_token();
+        let abort = self.host.draining.child_token();
         let (started, when_started) = oneshot::channel();
         let task = Task {
             journal: start.journal,
-            agent: self.agent.clone(),
-            agents: self.agents.clone(),
-            limits: self.limits,
-            process_started: self.started,
+            host: self.host.clone(),
             after: start.after,
             abort: abort.clone(),
-            give_up: self.give_up.clone(),
-            busy: self.health.busy(),
+            busy: self.host.health.busy(),
         };
         let (supervisor, ended) = (supervisor.downgrade(), key.clone());
-        self.tasks.spawn(async move {
+        self.host.tasks.spawn(async move {
             task.run(start.invocation, started).await;
             if let Some(supervisor) = supervisor.upgrade() {
                 supervisor.do_send(Ended(ended));
@@ -177,7 +146,7 @@ impl Handler<Start> for Supervisor {
             futures_util::future::ready(started.clone()).boxed().shared()
         } else if let Some((starting, _)) = self.running.get(&key) {
             starting.clone()
-        } else if self.draining.is_cancelled() {
+        } else if self.host.draining.is_cancelled() {
             futures_util::future::ready(Err(StartError::ShuttingDown)).boxed().shared()
         } else {
             self.start_task(start, key, &ctx.address())

@@ -21,9 +21,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::agent::AnyAgent;
-use crate::health::{Busy, Health};
+use crate::health::Busy;
 use crate::heartbeat::beat;
+use crate::host::Host;
 use crate::outcome::{
     Outcome, lifetime_spent, not_joined, not_started, terminal_event, terminated, timed_out,
 };
@@ -42,18 +42,11 @@ const LAST_CALL: Duration = Duration::from_secs(180);
 pub(crate) struct Task {
     /// In the trace of the request, and from [`Task::run`] on in the task's.
     pub journal: SessionJournal,
-    pub agent: AnyAgent,
-    /// The runtime on which agents run, apart from the journal's: an agent that blocks its thread
-    /// must not keep an event from being written.
-    pub agents: Handle,
-    pub limits: Limits,
-    pub process_started: Instant,
+    pub host: Host,
     /// AGENT_ENTRYPOINT_STARTED, the cause of this task.
     pub after: Timestamp,
     /// End the agent: cancelled when the container stops, and by the worker actor's drop.
     pub abort: CancellationToken,
-    /// Cancelled when the process is about to exit: log the event instead of writing it.
-    pub give_up: CancellationToken,
     pub busy: Busy,
 }
 
@@ -77,14 +70,10 @@ pub async fn run_task(
         headers: BTreeMap::new(),
         context: TaskContext::default(),
     };
-    let (agent, agents) = (AnyAgent::new(agent), Handle::current());
-    let (abort, give_up, busy) =
-        (CancellationToken::new(), CancellationToken::new(), Health::new().busy());
+    let host = Host::new(agent, Handle::current(), limits);
+    let (abort, busy) = (host.draining.child_token(), host.health.busy());
     let (started, when_started) = oneshot::channel();
-    let process_started = Instant::now();
-    let task =
-        Task { journal, agent, agents, limits, process_started, after, abort, give_up, busy };
-    task.run(invocation, started).await;
+    Task { host, journal, after, abort, busy }.run(invocation, started).await;
     // Sent before the task went on.
     when_started.await.unwrap_or(Ok(after))
 }
@@ -130,7 +119,7 @@ impl Task {
                 environment.insert("TRACESTATE".to_owned(), parent.state());
             }
         }
-        let draft = Draft::task_started(self.limits.heartbeat);
+        let draft = Draft::task_started(self.host.limits.heartbeat);
         let durable = self.journal.append(draft, Some(self.after), STARTED_DEADLINE).await;
         let started_at = durable.as_ref().ok().copied();
         let mut unknown = false;
@@ -167,7 +156,7 @@ impl Task {
             let signs = self.journal.signs(&started_at.to_string(), 0);
             tokio::select! {
                 () = work => {}
-                () = beat(signs, self.limits.heartbeat, &progress, order) => {}
+                () = beat(signs, self.host.limits.heartbeat, &progress, order) => {}
             }
         } else if unknown {
             // If the start is in the journal, so is its end.
@@ -178,9 +167,9 @@ impl Task {
     }
 
     fn start_agent(&self, invocation: Invocation) -> JoinHandle<Outcome> {
-        let agent = (self.agent.run)(invocation);
+        let agent = (self.host.agent.run)(invocation);
         let agent = agent.with_context(self.journal.trace().clone()).in_current_span();
-        self.agents.spawn(agent)
+        self.host.agents.spawn(agent)
     }
 
     /// How the agent ended by itself, or why it has to end.
@@ -195,7 +184,7 @@ impl Task {
             context.join_children().await.map_err(not_joined)?;
             Ok(outcome)
         };
-        let Limits { task_timeout, max_lifetime, .. } = self.limits;
+        let Limits { task_timeout, max_lifetime, .. } = self.host.limits;
         let at = |start: Instant, limit: Option<Duration>| async move {
             match limit {
                 Some(limit) => tokio::time::sleep_until(start + limit).await,
@@ -204,14 +193,14 @@ impl Task {
         };
         // A task that starts later may still come to its end before the container does.
         let last_call = max_lifetime.map(|lifetime| lifetime.saturating_sub(LAST_CALL));
-        let last_call = last_call.filter(|age| *age > self.process_started.elapsed());
+        let last_call = last_call.filter(|age| *age > self.host.started.elapsed());
         let order = tokio::select! {
             biased;
             outcome = work => return outcome,
             () = self.abort.cancelled() => terminated(),
             Ok(order) = ordered => order,
             () = at(Instant::now(), task_timeout) => timed_out(task_timeout.unwrap_or_default()),
-            () = at(self.process_started, last_call) => {
+            () = at(self.host.started, last_call) => {
                 lifetime_spent(max_lifetime.unwrap_or_default())
             }
         };
@@ -222,7 +211,7 @@ impl Task {
     /// Ends an agent that still runs: tells it, and drops it after its grace.
     async fn end_agent(&self, mut agent: JoinHandle<Outcome>, context: &TaskContext) {
         context.ending.cancel();
-        let grace = self.agent.grace;
+        let grace = self.host.agent.grace;
         if !agent.is_finished()
             && (grace.is_zero() || tokio::time::timeout(grace, &mut agent).await.is_err())
         {
@@ -237,7 +226,8 @@ impl Task {
     /// Writes the terminal event; as the last resort it is one JSON line of the log.
     async fn end(&self, outcome: &Outcome, long_result: Option<&(String, usize)>) {
         let draft = terminal_event(outcome, long_result);
-        if let Err(error) = self.journal.append_terminal(draft, self.give_up.cancelled()).await {
+        if let Err(error) = self.journal.append_terminal(draft, self.host.give_up.cancelled()).await
+        {
             let event = serde_json::to_string(&error.event).unwrap_or_default();
             let error = display_chain(&error);
             tracing::error!(event, "the terminal event is not in the journal: {error}");

@@ -5,8 +5,7 @@ use aws_sdk_bedrockagentcore::Client;
 use chrono::Utc;
 use journal::text::is_invocation_id;
 use journal::{
-    AppendError, Draft, Journal, SessionId, Source, Status, Timestamp, display_chain,
-    span_attributes,
+    Draft, Journal, SessionId, Source, Status, Timestamp, display_chain, span_attributes,
 };
 use lambda_runtime::{Context, Diagnostic, LambdaEvent};
 use opentelemetry::trace::{SpanKind, TraceContextExt, Tracer};
@@ -15,11 +14,10 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use telemetry::TraceParent;
-use thiserror::Error;
 use tracing::Instrument;
 
 use crate::Settings;
-use crate::invoke::{Failure, OUTCOME_UNKNOWN, Payload, invoke};
+use crate::invoke::{Answer, OUTCOME_UNKNOWN, Payload};
 
 /// How long to try AGENT_INVOCATION_STARTED. The agent is not called before the event is durable.
 const STARTED_DEADLINE: Duration = Duration::from_secs(10);
@@ -57,49 +55,11 @@ pub struct Response {
     pub after: Timestamp,
 }
 
-/// The agent was not started. Becomes the function's `errorType` and `errorMessage`, on which the
-/// state machine ends the session.
-#[derive(Debug, Error)]
-pub enum HandlerError {
-    /// The request is invalid: correct the caller.
-    #[error("invalid request: {0}")]
-    InvalidRequest(serde_json::Error),
-    /// AGENT_INVOCATION_STARTED may be missing in the journal.
-    #[error("the agent was not invoked")]
-    NotJournaled(#[from] AppendError),
-    /// InvokeAgentRuntime failed with this code.
-    #[error("{message}")]
-    NotInvoked {
-        /// The service's code, such as `ResourceNotFoundException`.
-        error_type: String,
-        /// The service's message.
-        message: String,
-    },
-}
-
-impl From<HandlerError> for Diagnostic {
-    fn from(error: HandlerError) -> Self {
-        Self::from(&error)
-    }
-}
-
-impl From<&HandlerError> for Diagnostic {
-    fn from(error: &HandlerError) -> Self {
-        let error_message = display_chain(error);
-        let error_type = match error {
-            HandlerError::InvalidRequest(_) => "InvalidRequest".to_owned(),
-            HandlerError::NotJournaled(_) => "JournalError".to_owned(),
-            HandlerError::NotInvoked { error_type, .. } => error_type.clone(),
-        };
-        Self { error_type, error_message }
-    }
-}
-
 /// The function.
 pub struct Handler {
     journal: Journal,
-    client: Client,
-    settings: Settings,
+    pub(crate) client: Client,
+    pub(crate) settings: Settings,
     /// Whether this is before the first invocation.
     cold: AtomicBool,
 }
@@ -115,21 +75,19 @@ impl Handler {
     /// Invokes the agent once and journals it.
     ///
     /// # Errors
-    /// If the agent was certainly not started.
-    pub async fn handle(
-        &self,
-        event: LambdaEvent<Box<RawValue>>,
-    ) -> Result<Response, HandlerError> {
+    /// If the agent was certainly not started. The state machine ends the session on the error's type:
+    /// `InvalidRequest`, `JournalError` if AGENT_INVOCATION_STARTED may be missing in the journal, or the
+    /// code with which InvokeAgentRuntime failed.
+    pub async fn handle(&self, event: LambdaEvent<Box<RawValue>>) -> Result<Response, Diagnostic> {
         let cold = self.cold.swap(false, Ordering::Relaxed);
-        let request: Request =
-            serde_json::from_str(event.payload.get()).map_err(HandlerError::InvalidRequest)?;
+        let request: Request = serde_json::from_str(event.payload.get())
+            .map_err(|error| diagnostic("InvalidRequest", format!("invalid request: {error}")))?;
         let trace = trace(&request, &event.context, cold);
         let logs = telemetry::log_span(&request.session_id, &request.invocation_id, &trace);
         let invoked = self.invoke(request, &event.context, &trace).instrument(logs.clone()).await;
-        let result = invoked.inspect_err(|error| {
-            let Diagnostic { error_type, error_message, .. } = error.into();
+        let result = invoked.inspect_err(|Diagnostic { error_type, error_message }| {
             logs.in_scope(|| tracing::error!(error_type, "not invoked: {error_message}"));
-            telemetry::record_error(&trace.span(), &error_type, &error_message);
+            telemetry::record_error(&trace.span(), error_type, error_message);
         });
         trace.span().end();
         result
@@ -140,45 +98,41 @@ impl Handler {
         request: Request,
         context: &Context,
         trace: &opentelemetry::Context,
-    ) -> Result<Response, HandlerError> {
+    ) -> Result<Response, Diagnostic> {
         let session_id = request.session_id;
-        let journal = self
-            .journal
-            .session(session_id.clone(), request.invocation_id, Source::Invoker)
-            .in_trace(trace.clone());
+        let run = request.invocation_id;
+        let journal = self.journal.session(session_id.clone(), run, Source::Invoker);
+        let journal = journal.in_trace(trace.clone());
         let draft = Draft::new(Status::AgentInvocationStarted);
-        let started = journal.append(draft, request.after, STARTED_DEADLINE).await?;
+        let started = journal.append(draft, request.after, STARTED_DEADLINE).await;
+        let started = started.map_err(|error| {
+            let error = display_chain(&error);
+            diagnostic("JournalError", format!("the agent was not invoked: {error}"))
+        })?;
         let payload = Payload::new(&request.input, &journal, started);
-        let left = Duration::from_millis(
-            context.deadline.saturating_sub(Utc::now().timestamp_millis().unsigned_abs()),
-        );
-        let within = left.saturating_sub(RESERVE);
-        let answer = invoke(&self.client, &self.settings, &journal, payload, within).await;
-        let (draft, after, result) = match answer {
-            Ok(answer) => (
-                Draft::new(Status::AgentInvocationSucceeded),
-                answer.after.unwrap_or(started),
-                Ok(Some(answer.status_code)),
-            ),
-            Err(Failure::Unknown(reason)) => {
-                let message = format!(
-                    "whether the agent was started is unknown; its own events will tell: {reason}"
-                );
-                (failed(OUTCOME_UNKNOWN, &message), started, Ok(None))
-            }
-            Err(Failure::Definite { error_type, message }) => (
-                failed(&error_type, &message),
-                started,
-                Err(HandlerError::NotInvoked { error_type, message }),
-            ),
+        let left = context.deadline.saturating_sub(Utc::now().timestamp_millis().unsigned_abs());
+        let within = Duration::from_millis(left).saturating_sub(RESERVE);
+        let answer = self.call(&journal, payload, within).await;
+        let failed = |Diagnostic { error_type, error_message }: &Diagnostic| {
+            Draft::failure(Status::AgentInvocationFailed, error_type, error_message)
         };
-        let after =
-            journal.append(draft, Some(after), OUTCOME_DEADLINE).await.unwrap_or_else(|error| {
-                // The agent's own events decide the session, and the caller still gets the outcome.
-                let error = display_chain(&error);
-                tracing::error!("the outcome of the call is not in the journal: {error}");
-                after
-            });
+        let (draft, after, result) = match answer {
+            Ok(Answer { status_code, after }) => {
+                let draft = Draft::new(Status::AgentInvocationSucceeded);
+                (draft, after.unwrap_or(started), Ok(Some(status_code)))
+            }
+            Err(failure) if failure.error_type == OUTCOME_UNKNOWN => {
+                (failed(&failure), started, Ok(None))
+            }
+            Err(failure) => (failed(&failure), started, Err(failure)),
+        };
+        let written = journal.append(draft, Some(after), OUTCOME_DEADLINE).await;
+        let after = written.unwrap_or_else(|error| {
+            // The agent's own events decide the session, and the caller still gets the outcome.
+            let error = display_chain(&error);
+            tracing::error!("the outcome of the call is not in the journal: {error}");
+            after
+        });
         result.map(|status_code| Response { session_id, status_code, after })
     }
 }
@@ -212,6 +166,7 @@ fn invocation_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D
     if is_invocation_id(&id) { Ok(id) } else { Err(D::Error::custom(RULE)) }
 }
 
-fn failed(error_type: &str, message: &str) -> Draft {
-    Draft::failure(Status::AgentInvocationFailed, error_type, message)
+/// The function's `errorType` and `errorMessage`.
+pub(crate) fn diagnostic(error_type: &str, error_message: String) -> Diagnostic {
+    Diagnostic { error_type: error_type.to_owned(), error_message }
 }

@@ -1,13 +1,14 @@
 //! One call of InvokeAgentRuntime, retried where a retry cannot start a second agent.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::time::Duration;
 
-use aws_sdk_bedrockagentcore::Client;
 use aws_sdk_bedrockagentcore::primitives::{Blob, ByteStream};
 use journal::{
     FaultKind, SdkFault, SessionId, SessionJournal, Timestamp, display_chain, span_attributes,
 };
+use lambda_runtime::Diagnostic;
 use opentelemetry::trace::{SpanKind, TraceContextExt, Tracer};
 use opentelemetry::{Context, KeyValue, global};
 use serde::Serialize;
@@ -15,7 +16,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use telemetry::{TraceParent, record_error, run_baggage};
 
-use crate::Settings;
+use crate::Handler;
+use crate::handler::diagnostic;
 
 /// Attempts of one call.
 const ATTEMPTS: u32 = 4;
@@ -54,141 +56,135 @@ pub(crate) struct Answer {
     pub after: Option<Timestamp>,
 }
 
-/// Why there is no answer.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    /// The agent was not started.
-    Definite { error_type: String, message: String },
-    /// It may be running.
-    Unknown(String),
-}
-
-/// Calls the runtime for a session, for `within` at most, as a child of its journal's span:
-/// <https://opentelemetry.io/docs/specs/semconv/cloud-providers/aws-sdk/>.
-pub(crate) async fn invoke(
-    client: &Client,
-    settings: &Settings,
-    journal: &SessionJournal,
-    mut payload: Payload<'_>,
-    within: Duration,
-) -> Result<Answer, Failure> {
-    let tracer = global::tracer("invoker");
-    let call = [
-        KeyValue::new("rpc.system", "aws-api"),
-        KeyValue::new("rpc.service", "Bedrock AgentCore"),
-        KeyValue::new("rpc.method", "InvokeAgentRuntime"),
-    ];
-    let session_id = journal.session_id();
-    let ids = span_attributes(session_id, journal.invocation_id());
-    let span = tracer
-        .span_builder("Bedrock AgentCore.InvokeAgentRuntime")
-        .with_kind(SpanKind::Client)
-        .with_attributes(call.into_iter().chain(ids))
-        .start_with_context(&tracer, journal.trace());
-    let trace = journal.trace().with_span(span);
-    let traceparent = TraceParent::of(&trace).map(|parent| parent.to_string());
-    payload.trace = traceparent.clone().map(|parent| BTreeMap::from([("traceparent", parent)]));
-    let payload = serde_json::to_vec(&payload).unwrap_or_default();
-    let attempts = attempts(client, settings, journal, Blob::new(payload), traceparent, &trace);
-    let answer = match within.is_zero() {
-        false => tokio::time::timeout(within, attempts).await.unwrap_or_else(|_| {
-            Err(Failure::Unknown("InvokeAgentRuntime did not answer in time".to_owned()))
-        }),
-        true => {
-            let message = "the function has too little time left to call the agent".to_owned();
-            Err(Failure::Definite { error_type: "NoTimeLeft".to_owned(), message })
-        }
-    };
-    let span = trace.span();
-    match &answer {
-        Ok(answer) => span.set_attribute(KeyValue::new(
-            "http.response.status_code",
-            i64::from(answer.status_code),
-        )),
-        Err(Failure::Definite { error_type, message }) => record_error(&span, error_type, message),
-        Err(Failure::Unknown(message)) => record_error(&span, OUTCOME_UNKNOWN, message),
-    }
-    span.end();
-    answer
-}
-
-async fn attempts(
-    client: &Client,
-    settings: &Settings,
-    journal: &SessionJournal,
-    payload: Blob,
-    traceparent: Option<String>,
-    trace: &Context,
-) -> Result<Answer, Failure> {
-    let (session_id, invocation_id) = (journal.session_id(), journal.invocation_id());
-    let mut backoff = FIRST_BACKOFF;
-    let mut attempt = 1;
-    loop {
-        let sent = client
-            .invoke_agent_runtime()
-            .agent_runtime_arn(&settings.agent_runtime_arn)
-            .set_qualifier(settings.qualifier.clone())
-            // Never left to the SDK, which would invent one and so split the journal.
-            .runtime_session_id(session_id.as_str())
-            .content_type("application/json")
-            .accept("application/json")
-            .set_trace_parent(traceparent.clone())
-            .baggage(run_baggage(invocation_id))
-            .payload(payload.clone())
-            .send()
-            .await;
-        let error = match sent {
-            Ok(output) => {
-                let status_code = output.status_code.unwrap_or(200);
-                let body = read(output.response).await.map_err(Failure::Unknown)?;
-                return Ok(Answer { status_code, after: after(&body) });
+impl Handler {
+    /// Calls the runtime for a session, for `within` at most, as a child of its journal's span:
+    /// <https://opentelemetry.io/docs/specs/semconv/cloud-providers/aws-sdk/>.
+    ///
+    /// # Errors
+    /// If the agent was not started, or with [`OUTCOME_UNKNOWN`] if it may be running.
+    pub(crate) async fn call(
+        &self,
+        journal: &SessionJournal,
+        mut payload: Payload<'_>,
+        within: Duration,
+    ) -> Result<Answer, Diagnostic> {
+        let tracer = global::tracer("invoker");
+        let call = [
+            KeyValue::new("rpc.system", "aws-api"),
+            KeyValue::new("rpc.service", "Bedrock AgentCore"),
+            KeyValue::new("rpc.method", "InvokeAgentRuntime"),
+        ];
+        let ids = span_attributes(journal.session_id(), journal.invocation_id());
+        let span = tracer
+            .span_builder("Bedrock AgentCore.InvokeAgentRuntime")
+            .with_kind(SpanKind::Client)
+            .with_attributes(call.into_iter().chain(ids))
+            .start_with_context(&tracer, journal.trace());
+        let trace = journal.trace().with_span(span);
+        let traceparent = TraceParent::of(&trace).map(|parent| parent.to_string());
+        payload.trace = traceparent.clone().map(|parent| BTreeMap::from([("traceparent", parent)]));
+        let payload = Blob::new(serde_json::to_vec(&payload).unwrap_or_default());
+        let attempts = self.attempts(journal, payload, traceparent, &trace);
+        let late = |_| Err(unknown("InvokeAgentRuntime did not answer in time"));
+        let answer = match within.is_zero() {
+            false => tokio::time::timeout(within, attempts).await.unwrap_or_else(late),
+            true => {
+                let message = "the function has too little time left to call the agent";
+                Err(diagnostic("NoTimeLeft", message.to_owned()))
             }
-            Err(error) => error,
         };
-        let fault = SdkFault::new(&error);
-        let service = error.as_service_error();
-        let retryable = matches!(fault.kind, FaultKind::Throttled | FaultKind::NotConnected)
-            || service.is_some_and(|service| service.is_internal_server_exception())
-            || service.is_some_and(|service| service.is_retryable_conflict_exception());
-        if retryable && attempt < ATTEMPTS {
-            tracing::warn!(attempt, "InvokeAgentRuntime will be retried: {fault}");
-            let message = KeyValue::new("exception.message", fault.to_string());
-            trace.span().add_event("retry", vec![message]);
-            tokio::time::sleep(backoff).await;
-            backoff *= 2;
-            attempt += 1;
-            continue;
+        let span = trace.span();
+        match &answer {
+            Ok(answer) => {
+                let status = i64::from(answer.status_code);
+                span.set_attribute(KeyValue::new("http.response.status_code", status));
+            }
+            Err(failure) => record_error(&span, &failure.error_type, &failure.error_message),
         }
-        let code = service.and_then(|service| service.meta().code());
-        // The status of an answer that could be read.
-        let status = service.and(error.raw_response()).map(|answer| answer.status().as_u16());
-        return Err(match (&fault.kind, code, status) {
-            (FaultKind::Credentials, ..) => definite(SdkFault::CREDENTIALS_ERROR, &fault),
-            (FaultKind::Misconfigured, ..) => definite("Misconfigured", &fault),
-            (FaultKind::NotConnected, ..) => definite("NotConnected", &fault),
-            (FaultKind::Refused { code }, ..) => definite(code, &fault),
-            (FaultKind::Throttled, Some(code), _) => definite(code, &fault),
-            (_, Some(code), Some(500)) => definite(code, &fault),
-            // A proxy's refusal. It did not pass the request on, except perhaps in these cases.
-            (_, _, Some(408 | 421 | 425)) => Failure::Unknown(fault.to_string()),
-            (_, _, Some(status @ 400..=499)) => definite(&format!("HTTP{status}"), &fault),
-            _ => Failure::Unknown(fault.to_string()),
-        });
+        span.end();
+        answer
+    }
+
+    async fn attempts(
+        &self,
+        journal: &SessionJournal,
+        payload: Blob,
+        traceparent: Option<String>,
+        trace: &Context,
+    ) -> Result<Answer, Diagnostic> {
+        let mut backoff = FIRST_BACKOFF;
+        let mut attempt = 1;
+        loop {
+            let sent = self
+                .client
+                .invoke_agent_runtime()
+                .agent_runtime_arn(&self.settings.agent_runtime_arn)
+                .set_qualifier(self.settings.qualifier.clone())
+                // Never left to the SDK, which would invent one and so split the journal.
+                .runtime_session_id(journal.session_id().as_str())
+                .content_type("application/json")
+                .accept("application/json")
+                .set_trace_parent(traceparent.clone())
+                .baggage(run_baggage(journal.invocation_id()))
+                .payload(payload.clone())
+                .send()
+                .await;
+            let error = match sent {
+                Ok(output) => {
+                    let status_code = output.status_code.unwrap_or(200);
+                    let body = read(output.response).await?;
+                    return Ok(Answer { status_code, after: after(&body) });
+                }
+                Err(error) => error,
+            };
+            let fault = SdkFault::new(&error);
+            let service = error.as_service_error();
+            let retryable = matches!(fault.kind, FaultKind::Throttled | FaultKind::NotConnected)
+                || service.is_some_and(|service| service.is_internal_server_exception())
+                || service.is_some_and(|service| service.is_retryable_conflict_exception());
+            if retryable && attempt < ATTEMPTS {
+                tracing::warn!(attempt, "InvokeAgentRuntime will be retried: {fault}");
+                let message = KeyValue::new("exception.message", fault.to_string());
+                trace.span().add_event("retry", vec![message]);
+                tokio::time::sleep(backoff).await;
+                backoff *= 2;
+                attempt += 1;
+                continue;
+            }
+            let code = service.and_then(|service| service.meta().code());
+            // The status of an answer that could be read.
+            let status = service.and(error.raw_response()).map(|answer| answer.status().as_u16());
+            return Err(match (&fault.kind, code, status) {
+                (FaultKind::Credentials, ..) => definite(SdkFault::CREDENTIALS_ERROR, &fault),
+                (FaultKind::Misconfigured, ..) => definite("Misconfigured", &fault),
+                (FaultKind::NotConnected, ..) => definite("NotConnected", &fault),
+                (FaultKind::Refused { code }, ..) => definite(code, &fault),
+                (FaultKind::Throttled, Some(code), _) => definite(code, &fault),
+                (_, Some(code), Some(500)) => definite(code, &fault),
+                // A proxy's refusal. It did not pass the request on, except perhaps in these cases.
+                (_, _, Some(408 | 421 | 425)) => unknown(&fault),
+                (_, _, Some(status @ 400..=499)) => definite(&format!("HTTP{status}"), &fault),
+                _ => unknown(&fault),
+            });
+        }
     }
 }
 
-fn definite(error_type: &str, fault: &SdkFault) -> Failure {
-    let message = format!("InvokeAgentRuntime failed: {fault}");
-    Failure::Definite { error_type: error_type.to_owned(), message }
+fn definite(error_type: &str, fault: &SdkFault) -> Diagnostic {
+    diagnostic(error_type, format!("InvokeAgentRuntime failed: {fault}"))
+}
+
+fn unknown(reason: impl Display) -> Diagnostic {
+    let meaning = "whether the agent was started is unknown; its own events will tell";
+    diagnostic(OUTCOME_UNKNOWN, format!("{meaning}: {reason}"))
 }
 
 /// The whole answer, or its beginning if it is longer than any answer of an agent-runtime.
-async fn read(mut stream: ByteStream) -> Result<Vec<u8>, String> {
+async fn read(mut stream: ByteStream) -> Result<Vec<u8>, Diagnostic> {
     let mut body = Vec::new();
     while let Some(chunk) = stream.next().await {
-        body.extend_from_slice(
-            &chunk.map_err(|error| format!("the answer was cut: {}", display_chain(&error)))?,
-        );
+        let cut = |error| unknown(format!("the answer was cut: {}", display_chain(&error)));
+        body.extend_from_slice(&chunk.map_err(cut)?);
         if body.len() > MAX_ANSWER_BYTES {
             break;
         }

@@ -16,6 +16,6 @@ mod invoke;
 mod run;
 mod settings;
 
-pub use handler::{Handler, HandlerError, Request, Response};
+pub use handler::{Handler, Request, Response};
 pub use run::run;
 pub use settings::Settings;

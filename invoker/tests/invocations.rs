@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use aws_sdk_bedrockagentcore::Client;
 use aws_sdk_bedrockagentcore::config::retry::RetryConfig;
 use aws_sdk_bedrockagentcore::config::{BehaviorVersion, Builder, Credentials, Region};
-use invoker::{Handler, HandlerError, Response, Settings};
+use invoker::{Handler, Response, Settings};
 use journal::{Event, Journal, SessionId};
 use lambda_runtime::{Context, Diagnostic, LambdaEvent};
 use serde_json::{Value, json};
@@ -98,7 +98,7 @@ async fn serve(stream: TcpStream, answer: Answer, seen: Requests) {
 }
 
 struct Outcome {
-    result: Result<Response, HandlerError>,
+    result: Result<Response, Diagnostic>,
     events: Vec<Event>,
     requests: Vec<(String, Value)>,
 }
@@ -109,7 +109,7 @@ impl Outcome {
     }
 
     fn diagnostic(self) -> Diagnostic {
-        self.result.unwrap_err().into()
+        self.result.unwrap_err()
     }
 }
 
