@@ -1,9 +1,12 @@
 //! What the body of `/invocations` means.
 
+use std::collections::BTreeMap;
+
 use actix_web::web::Bytes;
 use journal::text::is_invocation_id;
 use journal::{InvalidSessionId, SessionId, Timestamp};
-use serde_json::Value;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use telemetry::TraceParent;
 use thiserror::Error;
@@ -62,11 +65,9 @@ pub(crate) fn parse(
         return Err(BadRequest::TooDeep);
     }
     let read = Body::read(body).map_err(|error| BadRequest::Json(error.to_string()))?;
-    let value = |name| read.member(name).map(value).transpose();
-    let in_body = match value("session_id")? {
+    let in_body = match read.member("session_id") {
         None => None,
-        Some(Value::String(id)) => Some(id.parse::<SessionId>()?),
-        Some(_) => return Err(InvalidSessionId.into()),
+        Some(id) => Some(serde_json::from_str(id.get()).map_err(|_| InvalidSessionId)?),
     };
     let session_id = match (header, in_body) {
         (Some(header), Some(in_body)) if *header != in_body => {
@@ -79,13 +80,27 @@ pub(crate) fn parse(
         }
         (None, None) => return Err(BadRequest::NoSessionId),
     };
-    if let (Some(input), Some(_)) = (read.member("input"), read.member("invocation_id")) {
+    if let (Some(input), Some(run)) = (read.member("input"), read.member("invocation_id")) {
+        const RUN: &str = "must be a text of 1 to 512 bytes without control characters";
+        const AFTER: &str = "must be null, or UTC in the form 2026-11-23T02:45:00.120000Z";
+        const ENVIRONMENT: &str = "may hold SESSION_ID, equal to the session id, and nothing else";
+        let run = serde_json::from_str::<String>(run.get()).ok().filter(|id| is_invocation_id(id));
+        let environment = field::<BTreeMap<String, String>>(&read, "environment", ENVIRONMENT)?;
+        // A body must not be able to set `LD_PRELOAD` or `AWS_*` for the command that runs.
+        let is_id =
+            |(name, value): (String, String)| name == "SESSION_ID" && value == session_id.as_str();
+        if !environment.into_iter().flatten().all(is_id) {
+            return Err(BadRequest::Field("environment", ENVIRONMENT));
+        }
+        let trace = field::<Trace>(&read, "trace", "must hold \"traceparent\" as a text")?;
+        // One that is not valid is ignored, as its standard says.
+        let traceparent = trace.and_then(|trace| trace.traceparent?.parse().ok());
         return Ok(Request {
-            invocation_id: invocation_id_of(value("invocation_id")?)?,
-            after: after(value("after")?)?,
+            session_id,
+            invocation_id: run.ok_or(BadRequest::Field("invocation_id", RUN))?,
+            after: field(&read, "after", AFTER)?,
             input: Input(body.slice_ref(input.get().as_bytes())),
-            traceparent: traceparent(value("trace")?)?,
-            session_id: check_environment(session_id, value("environment")?)?,
+            traceparent,
         });
     }
     if read.member("input").is_some() {
@@ -97,55 +112,27 @@ pub(crate) fn parse(
     Ok(Request { session_id, invocation_id, after: None, input, traceparent: None })
 }
 
-fn value(raw: &RawValue) -> Result<Value, BadRequest> {
-    serde_json::from_str(raw.get()).map_err(|error| BadRequest::Json(error.to_string()))
+/// The trace of the envelope.
+#[derive(Deserialize)]
+struct Trace {
+    traceparent: Option<String>,
 }
 
-fn invocation_id_of(value: Option<Value>) -> Result<String, BadRequest> {
-    const RULE: &str = "must be a text of 1 to 512 bytes without control characters";
-    match value {
-        Some(Value::String(id)) if is_invocation_id(&id) => Ok(id),
-        _ => Err(BadRequest::Field("invocation_id", RULE)),
-    }
-}
-
-fn after(value: Option<Value>) -> Result<Option<Timestamp>, BadRequest> {
-    const RULE: &str = "must be null, or UTC in the form 2026-11-23T02:45:00.120000Z";
-    match value {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(time)) => {
-            time.parse().map(Some).map_err(|_| BadRequest::Field("after", RULE))
-        }
-        Some(_) => Err(BadRequest::Field("after", RULE)),
-    }
-}
-
-/// A body must not be able to set `LD_PRELOAD` or `AWS_*` for the command that runs.
-fn check_environment(session_id: SessionId, value: Option<Value>) -> Result<SessionId, BadRequest> {
-    const RULE: &str = "may hold SESSION_ID, equal to the session id, and nothing else";
-    let allowed = match value {
-        None | Some(Value::Null) => true,
-        Some(Value::Object(variables)) => variables.iter().all(|(name, value)| {
-            name == "SESSION_ID" && value.as_str() == Some(session_id.as_str())
-        }),
-        Some(_) => false,
-    };
-    if allowed { Ok(session_id) } else { Err(BadRequest::Field("environment", RULE)) }
-}
-
-/// An invalid `traceparent` is ignored, as its standard says.
-fn traceparent(value: Option<Value>) -> Result<Option<TraceParent>, BadRequest> {
-    match value.as_ref().and_then(|trace| trace.get("traceparent")) {
-        None => Ok(None),
-        Some(Value::String(text)) => Ok(text.parse().ok()),
-        Some(_) => Err(BadRequest::Field("trace", "must hold \"traceparent\" as a text")),
-    }
+/// A member of the envelope, which may be absent or null.
+fn field<T: DeserializeOwned>(
+    body: &Body,
+    name: &'static str,
+    rule: &'static str,
+) -> Result<Option<T>, BadRequest> {
+    let read = |value: &RawValue| serde_json::from_str(value.get());
+    let value = body.member(name).map(read).transpose();
+    value.map(Option::flatten).map_err(|_| BadRequest::Field(name, rule))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     const ID: &str = "session-2026-11-23-0123456789-abcdef";

@@ -27,12 +27,8 @@ use crate::worker::Worker;
 /// oldest is forgotten first.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
 
-/// What identifies an invocation when a caller sends it again.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct InvocationKey {
-    session_id: SessionId,
-    invocation_id: String,
-}
+/// What identifies an invocation when a caller sends it again: its session, and the run of that.
+type InvocationKey = (SessionId, String);
 
 /// A task's id and its AGENT_BACKGROUND_TASK_STARTED.
 type Started = (Uuid, Timestamp);
@@ -137,11 +133,8 @@ impl Handler<Start> for Supervisor {
     type Result = ResponseActFuture<Self, Result<Bytes, StartError>>;
 
     fn handle(&mut self, start: Start, ctx: &mut Self::Context) -> Self::Result {
-        let key = InvocationKey {
-            session_id: start.journal.session_id().clone(),
-            invocation_id: start.journal.invocation_id().to_owned(),
-        };
-        let session_id = key.session_id.clone();
+        let session_id = start.journal.session_id().clone();
+        let key = (session_id.clone(), start.journal.invocation_id().to_owned());
         let starting = if let Some(started) = self.ended.get(&key) {
             futures_util::future::ready(started.clone()).boxed().shared()
         } else if let Some((starting, _)) = self.running.get(&key) {

@@ -106,34 +106,16 @@ impl Event {
 
     /// The item that a put writes.
     pub(crate) fn to_item(&self) -> HashMap<String, AttributeValue> {
-        let text = |name: &str, value: &str| (name.to_owned(), AttributeValue::S(value.to_owned()));
-        let mut item = HashMap::from([
-            text("PK", &self.partition_key),
-            text("SK", &self.sort_key),
-            text("Timestamp", &self.timestamp),
-            text("Status", self.status.as_str()),
-            text("EventId", &self.event_id),
-            text("InvocationId", &self.invocation_id),
-            text("Source", &self.source),
-        ]);
-        let optional = [
-            ("ErrorMessage", &self.error_message),
-            ("ErrorType", &self.error_type),
-            ("Result", &self.result),
-            ("Message", &self.message),
-            ("TraceId", &self.trace_id),
-        ];
-        item.extend(
-            optional.into_iter().filter_map(|(name, value)| Some(text(name, value.as_ref()?))),
-        );
-        if self.result_truncated {
-            item.insert("ResultTruncated".to_owned(), AttributeValue::Bool(true));
-        }
-        let number = |number: &dyn ToString| AttributeValue::N(number.to_string());
-        item.extend(self.result_bytes.map(|n| ("ResultBytes".to_owned(), number(&n))));
-        item.extend(self.heartbeat_seconds.map(|n| ("HeartbeatSeconds".to_owned(), number(&n))));
-        item.extend(self.expires_at.map(|n| ("ExpiresAt".to_owned(), number(&n))));
-        item
+        let Ok(Value::Object(attributes)) = serde_json::to_value(self) else {
+            return HashMap::new();
+        };
+        let attribute = |value| match value {
+            Value::String(text) => AttributeValue::S(text),
+            Value::Number(number) => AttributeValue::N(number.to_string()),
+            Value::Bool(value) => AttributeValue::Bool(value),
+            other => AttributeValue::S(other.to_string()),
+        };
+        attributes.into_iter().map(|(name, value)| (name, attribute(value))).collect()
     }
 
     /// Reads an item. The event keeps everything that the item holds.

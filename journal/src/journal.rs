@@ -8,8 +8,8 @@ use chrono::{DateTime, Utc};
 use tokio::sync::Semaphore;
 
 use crate::{
-    AppendError, AppendErrorKind, BoundedAnswers, Event, ReadError, SdkFault, SessionId,
-    SessionJournal, Settings, Sign, Source, Timestamp,
+    AppendError, AppendErrorKind, BoundedAnswers, Event, SdkFault, SessionId, SessionJournal,
+    Settings, Source, Timestamp,
 };
 
 /// Most writes at a time. Each has a connection, and a process may open a limited number of files.
@@ -40,7 +40,7 @@ pub type Clock = Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
 pub struct Journal {
     pub(crate) client: Client,
     /// For reads, which the SDK may retry. Made when first needed.
-    pub(crate) reader: Arc<OnceLock<Client>>,
+    reader: Arc<OnceLock<Client>>,
     pub(crate) settings: Arc<Settings>,
     pub(crate) turns: Arc<Semaphore>,
     pub(crate) progress_turns: Arc<Semaphore>,
@@ -97,25 +97,12 @@ impl Journal {
         SessionJournal::new(self.clone(), session_id, invocation_id.into(), source)
     }
 
-    /// All events of a session, oldest first, strongly consistent.
-    ///
-    /// # Errors
-    /// If any page cannot be read after the SDK's own retries: a list is whole or it is an error.
-    pub async fn events(&self, session_id: &SessionId) -> Result<Vec<Event>, ReadError> {
-        crate::read::events(self, session_id).await
-    }
-
-    /// The newest 200 signs of life of the task that `started` at this timestamp, newest first,
-    /// strongly consistent.
-    ///
-    /// # Errors
-    /// If they cannot be read after the SDK's own retries.
-    pub async fn signs(
-        &self,
-        session_id: &SessionId,
-        started: &str,
-    ) -> Result<Vec<Sign>, ReadError> {
-        crate::read::signs(self, session_id, started).await
+    /// The client for reads.
+    pub(crate) fn reader(&self) -> &Client {
+        self.reader.get_or_init(|| {
+            let config = self.client.config().to_builder();
+            Client::from_conf(config.retry_config(RetryConfig::standard()).build())
+        })
     }
 
     /// The clock's time.

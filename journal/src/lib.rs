@@ -49,5 +49,5 @@ pub use session_journal::{SessionJournal, TERMINAL_DEADLINE};
 pub use settings::{SettingError, Settings};
 pub use signs::{Mark, Sign, SignKind, Signs};
 pub use spans::span_attributes;
-pub use status::{InvalidPhase, InvalidStep, Status, Step};
+pub use status::{InvalidPhase, Status, Step};
 pub use timestamp::{InvalidTimestamp, Timestamp};

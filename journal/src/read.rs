@@ -1,5 +1,3 @@
-use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::operation::query::QueryError;
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
@@ -31,56 +29,51 @@ pub struct ReadError {
 /// Signs of life that are read: a task that is silent for an hour is challenged 180 times.
 const MAX_SIGNS: i32 = 200;
 
-/// All events of a session, oldest first, strongly consistent.
-pub(crate) async fn events(
-    journal: &Journal,
-    session_id: &SessionId,
-) -> Result<Vec<Event>, ReadError> {
-    let items = query(journal, session_id.partition_key(), SORT_KEY_PREFIX)
-        .into_paginator()
-        .items()
-        .send()
-        .collect::<Result<Vec<_>, _>>()
-        .await
-        .map_err(|error| read_error(journal, session_id, &error))?;
-    Ok(items.into_iter().map(Event::from_item).collect())
-}
+impl Journal {
+    /// All events of a session, oldest first, strongly consistent.
+    ///
+    /// # Errors
+    /// If any page cannot be read after the SDK's own retries: a list is whole or it is an error.
+    pub async fn events(&self, session_id: &SessionId) -> Result<Vec<Event>, ReadError> {
+        let pages = self.query(session_id.partition_key(), SORT_KEY_PREFIX).into_paginator();
+        let items = pages.items().send().collect::<Result<Vec<_>, _>>().await;
+        let items = items.map_err(|error| self.read_error(session_id, &error))?;
+        Ok(items.into_iter().map(Event::from_item).collect())
+    }
 
-/// The newest signs of a task, newest first, strongly consistent.
-pub(crate) async fn signs(
-    journal: &Journal,
-    session_id: &SessionId,
-    started: &str,
-) -> Result<Vec<Sign>, ReadError> {
-    let page = query(journal, signs_key(session_id), &format!("{started}#"))
-        .scan_index_forward(false)
-        .limit(MAX_SIGNS)
-        .send()
-        .await
-        .map_err(|error| read_error(journal, session_id, &error))?;
-    Ok(page.items().iter().map(Sign::from_item).collect())
-}
+    /// The newest 200 signs of life of the task that `started` at this timestamp, newest first,
+    /// strongly consistent.
+    ///
+    /// # Errors
+    /// If they cannot be read after the SDK's own retries.
+    pub async fn signs(
+        &self,
+        session_id: &SessionId,
+        started: &str,
+    ) -> Result<Vec<Sign>, ReadError> {
+        let query = self.query(signs_key(session_id), &format!("{started}#"));
+        let page = query.scan_index_forward(false).limit(MAX_SIGNS).send().await;
+        let page = page.map_err(|error| self.read_error(session_id, &error))?;
+        Ok(page.items().iter().map(Sign::from_item).collect())
+    }
 
-/// A query of the items of one partition whose sort key has this prefix.
-fn query(journal: &Journal, partition_key: String, begin: &str) -> QueryFluentBuilder {
-    let reader = journal.reader.get_or_init(|| {
-        let config = journal.client.config().to_builder();
-        Client::from_conf(config.retry_config(RetryConfig::standard()).build())
-    });
-    reader
-        .query()
-        .table_name(&journal.settings.table_name)
-        .consistent_read(true)
-        .key_condition_expression("PK = :partition AND begins_with(SK, :begin)")
-        .expression_attribute_values(":partition", AttributeValue::S(partition_key))
-        .expression_attribute_values(":begin", AttributeValue::S(begin.to_owned()))
-}
+    /// A query of the items of one partition whose sort key has this prefix.
+    fn query(&self, partition_key: String, begin: &str) -> QueryFluentBuilder {
+        self.reader()
+            .query()
+            .table_name(&self.settings.table_name)
+            .consistent_read(true)
+            .key_condition_expression("PK = :partition AND begins_with(SK, :begin)")
+            .expression_attribute_values(":partition", AttributeValue::S(partition_key))
+            .expression_attribute_values(":begin", AttributeValue::S(begin.to_owned()))
+    }
 
-fn read_error(
-    journal: &Journal,
-    session_id: &SessionId,
-    error: &SdkError<QueryError, HttpResponse>,
-) -> ReadError {
-    let table = journal.settings.table_name.clone();
-    ReadError { session_id: session_id.clone(), table, fault: SdkFault::new(error) }
+    fn read_error(
+        &self,
+        session_id: &SessionId,
+        error: &SdkError<QueryError, HttpResponse>,
+    ) -> ReadError {
+        let table = self.settings.table_name.clone();
+        ReadError { session_id: session_id.clone(), table, fault: SdkFault::new(error) }
+    }
 }

@@ -1,5 +1,4 @@
 use std::fmt;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -88,19 +87,11 @@ impl Step {
             Self::Failed => "failed",
         }
     }
-}
 
-/// The text is not a step.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("invalid step: it must be started, completed or failed")]
-pub struct InvalidStep;
-
-impl FromStr for Step {
-    type Err = InvalidStep;
-
-    fn from_str(text: &str) -> Result<Self, InvalidStep> {
-        let steps = [Self::Started, Self::Completed, Self::Failed];
-        steps.into_iter().find(|step| step.as_str() == text).ok_or(InvalidStep)
+    /// The step that this word stands for.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::Started, Self::Completed, Self::Failed].into_iter().find(|it| it.as_str() == word)
     }
 }
 

@@ -113,8 +113,8 @@ async fn next_line(lines: &mut (impl AsyncBufRead + Unpin)) -> Option<Head> {
 /// `started PHASE`, `completed PHASE` or `failed PHASE`, followed by a text if there is one.
 pub(super) fn progress(line: &str, context: &TaskContext) -> Result<(), String> {
     let mut words = line.splitn(3, char::is_whitespace);
-    let step = words.next().unwrap_or_default().parse::<Step>();
-    let step = step.map_err(|error| error.to_string())?;
+    let step = words.next().and_then(Step::from_word);
+    let step = step.ok_or("invalid step: it must be started, completed or failed")?;
     let (phase, text) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     context.progress.add(phase, step, text).map_err(|error| error.to_string())
 }
