@@ -5,8 +5,8 @@ use std::time::SystemTime;
 
 use actix_web::http::header::{HeaderMap, HeaderValue};
 use journal::text::is_invocation_id;
-use journal::{SessionId, span_attributes};
-use opentelemetry::trace::{SpanKind, TraceContextExt, Tracer};
+use journal::{SessionId, session_span};
+use opentelemetry::trace::{SpanKind, TraceContextExt};
 use opentelemetry::{Context, KeyValue, global};
 use telemetry::{TraceParent, split_baggage};
 use uuid::Uuid;
@@ -52,7 +52,8 @@ impl Caller {
         // A header that is not text cannot be an id either.
         let id = |header: &HeaderValue| header.to_str().unwrap_or_default().parse::<SessionId>();
         let request_id = text(REQUEST_HEADER).filter(|id| is_invocation_id(id)).map(str::to_owned);
-        let traceparent = text("traceparent").and_then(|text| text.parse::<TraceParent>().ok());
+        let state = text("tracestate").unwrap_or_default();
+        let traceparent = text("traceparent").and_then(|it| TraceParent::read(it, state).ok());
         let lines = headers.get_all("baggage").filter_map(|line| line.to_str().ok());
         let (run, baggage) = split_baggage(&Vec::from_iter(lines).join(","));
         let others = headers.iter().filter(|(name, _)| !NOT_HANDED_ON.contains(&name.as_str()));
@@ -64,8 +65,7 @@ impl Caller {
             session_id: first.map(id).transpose()?,
             // A new one if AgentCore (or `curl`) gave none that can be journaled.
             request_id: request_id.unwrap_or_else(|| Uuid::new_v4().to_string()),
-            traceparent: traceparent
-                .map(|parent| parent.with_state(text("tracestate").unwrap_or_default())),
+            traceparent,
             run,
             baggage,
             content_length: text("content-length").and_then(|length| length.parse().ok()),
@@ -96,20 +96,16 @@ impl Caller {
         session_id: &SessionId,
         invocation_id: &str,
     ) -> Context {
-        let tracer = global::tracer("agent-runtime");
         let parent = self.parent(request).map(TraceParent::context).unwrap_or_default();
         let request = [
             KeyValue::new("http.request.method", "POST"),
             KeyValue::new("http.route", "/invocations"),
             KeyValue::new("aws.request_id", self.request_id.clone()),
         ];
-        let ids = span_attributes(session_id, invocation_id);
-        let span = tracer
-            .span_builder("POST /invocations")
+        let span = session_span("POST /invocations", request, session_id, invocation_id)
             .with_kind(SpanKind::Server)
             .with_start_time(self.received)
-            .with_attributes(request.into_iter().chain(ids))
-            .start_with_context(&tracer, &parent);
+            .start_with_context(&global::tracer("agent-runtime"), &parent);
         parent.with_span(span)
     }
 }

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use actix_web::web::Bytes;
 use journal::{
-    AppendError, AppendErrorKind, Draft, SessionJournal, Timestamp, display_chain, span_attributes,
+    AppendError, AppendErrorKind, Draft, SessionJournal, Timestamp, display_chain, session_span,
 };
 use opentelemetry::KeyValue;
 use opentelemetry::context::FutureExt;
 use opentelemetry::global::{self, BoxedSpan};
-use opentelemetry::trace::{TraceContextExt, Tracer};
+use opentelemetry::trace::TraceContextExt;
 use telemetry::TraceParent;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -93,17 +93,13 @@ impl Task {
 
     /// The task's span: <https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-agent-spans/>.
     fn span(&self) -> BoxedSpan {
-        let session_id = self.journal.session_id();
-        let tracer = global::tracer("agent-runtime");
+        let (session_id, run) = (self.journal.session_id(), self.journal.invocation_id());
         let agent = [
             KeyValue::new("gen_ai.operation.name", "invoke_agent"),
             KeyValue::new("gen_ai.conversation.id", session_id.to_string()),
         ];
-        let ids = span_attributes(session_id, self.journal.invocation_id());
-        tracer
-            .span_builder("invoke_agent")
-            .with_attributes(agent.into_iter().chain(ids))
-            .start_with_context(&tracer, self.journal.trace())
+        session_span("invoke_agent", agent, session_id, run)
+            .start_with_context(&global::tracer("agent-runtime"), self.journal.trace())
     }
 
     async fn run_in_span(

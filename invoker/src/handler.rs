@@ -4,11 +4,9 @@ use std::time::Duration;
 use aws_sdk_bedrockagentcore::Client;
 use chrono::Utc;
 use journal::text::is_invocation_id;
-use journal::{
-    Draft, Journal, SessionId, Source, Status, Timestamp, display_chain, span_attributes,
-};
+use journal::{Draft, Journal, SessionId, Source, Status, Timestamp, display_chain, session_span};
 use lambda_runtime::{Context, Diagnostic, LambdaEvent};
-use opentelemetry::trace::{SpanKind, TraceContextExt, Tracer};
+use opentelemetry::trace::{SpanKind, TraceContextExt};
 use opentelemetry::{KeyValue, global};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -143,19 +141,16 @@ fn trace(request: &Request, context: &Context, cold: bool) -> opentelemetry::Con
     let given = request.traceparent.as_deref().and_then(|text| text.parse().ok());
     let xray = || TraceParent::from_xray(context.xray_trace_id.as_deref()?).ok();
     let parent = given.or_else(xray).map(|parent| parent.context()).unwrap_or_default();
-    let tracer = global::tracer("invoker");
     let invocation = [
         KeyValue::new("faas.trigger", "other"),
         KeyValue::new("faas.invocation_id", context.request_id.clone()),
         KeyValue::new("faas.coldstart", cold),
         KeyValue::new("aws.lambda.invoked_arn", context.invoked_function_arn.clone()),
     ];
-    let ids = span_attributes(&request.session_id, &request.invocation_id);
-    let span = tracer
-        .span_builder(context.env_config.function_name.clone())
+    let (name, run) = (context.env_config.function_name.clone(), &request.invocation_id);
+    let span = session_span(name, invocation, &request.session_id, run)
         .with_kind(SpanKind::Server)
-        .with_attributes(invocation.into_iter().chain(ids))
-        .start_with_context(&tracer, &parent);
+        .start_with_context(&global::tracer("invoker"), &parent);
     parent.with_span(span)
 }
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use aws_sdk_bedrockagentcore::primitives::{Blob, ByteStream};
 use journal::{
-    FaultKind, SdkFault, SessionId, SessionJournal, Timestamp, display_chain, span_attributes,
+    FaultKind, SdkFault, SessionId, SessionJournal, Timestamp, display_chain, session_span,
 };
 use lambda_runtime::Diagnostic;
-use opentelemetry::trace::{SpanKind, TraceContextExt, Tracer};
+use opentelemetry::trace::{SpanKind, TraceContextExt};
 use opentelemetry::{Context, KeyValue, global};
 use serde::Serialize;
 use serde_json::Value;
@@ -68,18 +68,15 @@ impl Handler {
         mut payload: Payload<'_>,
         within: Duration,
     ) -> Result<Answer, Diagnostic> {
-        let tracer = global::tracer("invoker");
         let call = [
             KeyValue::new("rpc.system", "aws-api"),
             KeyValue::new("rpc.service", "Bedrock AgentCore"),
             KeyValue::new("rpc.method", "InvokeAgentRuntime"),
         ];
-        let ids = span_attributes(journal.session_id(), journal.invocation_id());
-        let span = tracer
-            .span_builder("Bedrock AgentCore.InvokeAgentRuntime")
+        let name = "Bedrock AgentCore.InvokeAgentRuntime";
+        let span = session_span(name, call, journal.session_id(), journal.invocation_id())
             .with_kind(SpanKind::Client)
-            .with_attributes(call.into_iter().chain(ids))
-            .start_with_context(&tracer, journal.trace());
+            .start_with_context(&global::tracer("invoker"), journal.trace());
         let trace = journal.trace().with_span(span);
         let traceparent = TraceParent::of(&trace).map(|parent| parent.to_string());
         payload.trace = traceparent.clone().map(|parent| BTreeMap::from([("traceparent", parent)]));

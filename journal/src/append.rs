@@ -94,10 +94,8 @@ pub(crate) async fn append(
             Put::Written => return Ok(time),
             Put::Conflict(Some(item)) if event_id(&item) == event.event_id => return Ok(time),
             Put::Conflict(None) if ambiguous => {
-                let fault = SdkFault::of(
-                    FaultKind::Ambiguous,
-                    "an item of unknown origin has the event's key",
-                );
+                let fault =
+                    SdkFault::of(FaultKind::Ambiguous, "an unknown item has the event's key");
                 return Err(journal.append_error(event, AppendErrorKind::Unknown, fault));
             }
             Put::Conflict(_) => {
@@ -113,10 +111,7 @@ pub(crate) async fn append(
                 if Instant::now() < patience.deadline {
                     continue;
                 }
-                SdkFault::of(
-                    FaultKind::NotConnected,
-                    "every key that was tried belongs to another event",
-                )
+                SdkFault::of(FaultKind::NotConnected, "other events have every key that was tried")
             }
             Put::Fault(fault) => {
                 ambiguous |= fault.kind == FaultKind::Ambiguous;
@@ -160,10 +155,8 @@ pub(crate) async fn put(
 ) -> Put {
     // Held until there is an answer.
     let Ok(_turn) = tokio::time::timeout_at(deadline, turns.acquire()).await else {
-        return Put::Fault(SdkFault::of(
-            FaultKind::NotConnected,
-            "it waited for other writes until the deadline",
-        ));
+        let text = "it waited for other writes until the deadline";
+        return Put::Fault(SdkFault::of(FaultKind::NotConnected, text));
     };
     let request = journal
         .client

@@ -48,6 +48,6 @@ pub use session_id::{InvalidSessionId, SessionId};
 pub use session_journal::{SessionJournal, TERMINAL_DEADLINE};
 pub use settings::{SettingError, Settings};
 pub use signs::{Mark, Sign, SignKind, Signs};
-pub use spans::span_attributes;
+pub use spans::session_span;
 pub use status::{InvalidPhase, Status, Step};
 pub use timestamp::{InvalidTimestamp, Timestamp};

@@ -1,19 +1,27 @@
 //! How an append shows in a trace.
 
+use std::borrow::Cow;
+
 use opentelemetry::global::{self, BoxedSpan};
-use opentelemetry::trace::{Span, SpanKind, Status, TraceContextExt, Tracer};
+use opentelemetry::trace::{Span, SpanBuilder, SpanKind, Status, TraceContextExt};
 use opentelemetry::{Context, KeyValue};
 
 use crate::fault::{SdkFault, display_chain};
 use crate::{AppendError, Event, SessionId, Timestamp};
 
-/// The attributes that every span of a session has: `session.id` and `journal.invocation_id`.
-#[must_use]
-pub fn span_attributes(session_id: &SessionId, invocation_id: &str) -> [KeyValue; 2] {
-    [
+/// A span of a session, to be started: beside its own attributes it has `session.id` and
+/// `journal.invocation_id`.
+pub fn session_span(
+    name: impl Into<Cow<'static, str>>,
+    attributes: impl IntoIterator<Item = KeyValue>,
+    session_id: &SessionId,
+    invocation_id: &str,
+) -> SpanBuilder {
+    let ids = [
         KeyValue::new("session.id", session_id.to_string()),
         KeyValue::new("journal.invocation_id", invocation_id.to_owned()),
-    ]
+    ];
+    SpanBuilder::from_name(name).with_attributes(attributes.into_iter().chain(ids))
 }
 
 /// An append in its trace: a span of its own, as
@@ -32,13 +40,14 @@ impl AppendSpan {
                 KeyValue::new("db.operation.name", "PutItem"),
                 KeyValue::new("db.collection.name", table.to_owned()),
             ];
-            let ids = span_attributes(session_id, &event.invocation_id);
-            let tracer = global::tracer("journal");
-            tracer
-                .span_builder(format!("PutItem {}", event.status))
-                .with_kind(SpanKind::Client)
-                .with_attributes(call.into_iter().chain(ids))
-                .start_with_context(&tracer, around)
+            session_span(
+                format!("PutItem {}", event.status),
+                call,
+                session_id,
+                &event.invocation_id,
+            )
+            .with_kind(SpanKind::Client)
+            .start_with_context(&global::tracer("journal"), around)
         });
         Self { own, around: around.clone() }
     }

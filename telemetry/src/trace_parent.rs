@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use opentelemetry::Context;
 use opentelemetry::propagation::TextMapPropagator;
-use opentelemetry::trace::{SpanContext, TraceContextExt, TraceState};
+use opentelemetry::trace::{SpanContext, TraceContextExt};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use thiserror::Error;
 
@@ -43,14 +43,21 @@ impl TraceParent {
         span.is_valid().then_some(Self(span))
     }
 
-    /// The same with what vendors added to the trace, a W3C `tracestate`. One that is not valid is
-    /// ignored, as that standard says.
-    #[must_use]
-    pub fn with_state(self, tracestate: &str) -> Self {
-        let state = TraceState::from_str(tracestate).unwrap_or_default();
-        let Self(span) = self;
-        let (trace_id, span_id, flags) = (span.trace_id(), span.span_id(), span.trace_flags());
-        Self(SpanContext::new(trace_id, span_id, flags, true, state))
+    /// Reads the two headers of W3C: a `traceparent`, and a `tracestate` with what vendors added to the
+    /// trace. One that is not valid is ignored, as that standard says.
+    ///
+    /// # Errors
+    /// If the first is no `traceparent`.
+    pub fn read(traceparent: &str, tracestate: &str) -> Result<Self, InvalidTraceParent> {
+        // The library reads ids that are too short, too.
+        if traceparent.len() != "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".len() {
+            return Err(InvalidTraceParent);
+        }
+        let headers = [("traceparent", traceparent), ("tracestate", tracestate)];
+        let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let propagator = TraceContextPropagator::new();
+        let read = propagator.extract_with_context(&Context::new(), &HashMap::from(headers));
+        Self::of(&read).ok_or(InvalidTraceParent)
     }
 
     /// The context in which what it caused happens.
@@ -84,13 +91,7 @@ impl FromStr for TraceParent {
     type Err = InvalidTraceParent;
 
     fn from_str(text: &str) -> Result<Self, InvalidTraceParent> {
-        // The library reads ids that are too short, too.
-        if text.len() != "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".len() {
-            return Err(InvalidTraceParent);
-        }
-        let header = HashMap::from([("traceparent".to_owned(), text.to_owned())]);
-        let read = TraceContextPropagator::new().extract_with_context(&Context::new(), &header);
-        Self::of(&read).ok_or(InvalidTraceParent)
+        Self::read(text, "")
     }
 }
 
