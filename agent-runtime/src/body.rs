@@ -20,10 +20,10 @@ pub(crate) struct Body<'a> {
 struct Member<'a> {
     name: &'static str,
     value: &'a RawValue,
-    /// Where the member before it ends, if there is one.
-    previous_end: Option<usize>,
     begin: usize,
     end: usize,
+    /// Where the next member begins, if there is one.
+    next: Option<usize>,
 }
 
 impl<'a> Body<'a> {
@@ -43,35 +43,21 @@ impl<'a> Body<'a> {
         self.members.iter().rfind(|member| member.name == name).map(|member| member.value)
     }
 
-    /// The body without the members of this name; the rest is unchanged, byte for byte.
+    /// The body without the members of this name; the others are unchanged, byte for byte.
     pub fn without(&self, name: &str) -> Bytes {
-        let mut kept = BytesMut::new();
-        let mut at = 0;
-        // Where the members end that were cut out from the beginning on.
-        let mut leading_end = None;
+        let (mut kept, mut at) = (BytesMut::new(), 0);
         for member in self.members.iter().filter(|member| member.name == name) {
-            // Each with the comma before it. Those at the beginning have it after them.
-            let (begin, end) = if member.previous_end == leading_end {
-                leading_end = Some(member.end);
-                (member.begin, self.comma_end(member.end))
-            } else {
-                (member.previous_end.unwrap_or(member.begin), member.end)
-            };
-            kept.extend_from_slice(self.bytes.get(at..begin).unwrap_or_default());
-            at = end;
+            kept.extend_from_slice(self.bytes.get(at..member.begin).unwrap_or_default());
+            at = member.next.unwrap_or(member.end);
+            // The last one takes the comma before it along.
+            let rest = kept.trim_ascii_end().strip_suffix(b",").filter(|_| member.next.is_none());
+            kept.truncate(rest.map_or(kept.len(), <[u8]>::len));
         }
         if at == 0 {
             return self.bytes.clone();
         }
         kept.extend_from_slice(self.bytes.get(at..).unwrap_or_default());
         kept.freeze()
-    }
-
-    /// Where the comma ends that follows `end`; `end` itself if none follows.
-    fn comma_end(&self, end: usize) -> usize {
-        let rest = self.bytes.get(end..).unwrap_or_default();
-        let spaces = rest.len() - rest.trim_ascii_start().len();
-        if rest.get(spaces) == Some(&b',') { end + spaces + 1 } else { end }
     }
 }
 
@@ -87,18 +73,21 @@ impl<'de> Visitor<'de> for Members<'de> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         // Both are parts of the body.
         let offset = |raw: &RawValue| raw.get().as_ptr().addr() - self.0.as_ptr().addr();
-        let (mut members, mut previous_end) = (Vec::new(), None);
+        let mut members: Vec<Member> = Vec::new();
+        let mut was_named = false;
         while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
             let (begin, end) = (offset(key), offset(value) + value.get().len());
+            if let Some(previous) = members.last_mut().filter(|_| was_named) {
+                previous.next = Some(begin);
+            }
             // A name may be spelled with escapes.
             let named = |name: &&str| match key.get().contains('\\') {
                 true => serde_json::from_str::<String>(key.get()).is_ok_and(|key| key == **name),
                 false => key.get().trim_matches('"') == *name,
             };
-            if let Some(name) = NAMES.into_iter().find(named) {
-                members.push(Member { name, value, previous_end, begin, end });
-            }
-            previous_end = Some(end);
+            let name = NAMES.into_iter().find(named);
+            was_named = name.is_some();
+            members.extend(name.map(|name| Member { name, value, begin, end, next: None }));
         }
         Ok(members)
     }
@@ -147,7 +136,7 @@ mod tests {
         for (body, kept) in [
             (r#"{"session_id":"x"}"#, "{}"),
             (r#"{ "session_id" : "x" }"#, "{  }"),
-            (r#"{"session_id":"x" , "b":1.50,"a":2}"#, r#"{ "b":1.50,"a":2}"#),
+            (r#"{"session_id":"x" , "b":1.50,"a":2}"#, r#"{"b":1.50,"a":2}"#),
             (r#"{"b":1, "session_id":"x", "a":2}"#, r#"{"b":1, "a":2}"#),
             (
                 r#"{"b":1,"b":[{"session_id":1}], "session_id":"x"}"#,

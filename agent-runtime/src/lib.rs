@@ -50,9 +50,9 @@
 //!   the running agent.
 //! - `task` (a plain task) guards the agent and writes its one terminal event, as `outcome` decides.
 //!   `progress` is the agent's own way into the journal, `heartbeat` gives signs of life.
-//! - `agents` are the kinds of agent. `health` answers `/ping`, `socket` what actix does not answer.
-//!   `server` and `run` are the process around all this. `web_page` refuses requests of web pages to a
-//!   port of the user's machine.
+//! - `host` is what these parts share. `agents` are the kinds of agent. `health` answers `/ping`,
+//!   `socket` what actix does not answer. `server` and `run` are the process around all this.
+//!   `web_page` refuses requests of web pages to a port of the user's machine.
 
 mod agent;
 mod agent_environment;

@@ -84,11 +84,9 @@ impl Settings {
             "it must be 0 (no signs of life), or a number of seconds from 1 to 20",
             |text| seconds(text).filter(|time| time.as_secs() <= 20),
         )?;
-        let task_timeout = optional(
-            &env, "TASK_TIMEOUT_SECONDS", "it must be 0 (none), or a number of seconds", seconds,
-        )?;
-        let max_lifetime =
-            optional(&env, "MAX_LIFETIME_SECONDS", "it must be a number of seconds", seconds)?;
+        const SECONDS: &str = "it must be a number of seconds (0: no limit)";
+        let task_timeout = optional(&env, "TASK_TIMEOUT_SECONDS", SECONDS, seconds)?;
+        let max_lifetime = optional(&env, "MAX_LIFETIME_SECONDS", SECONDS, seconds)?;
         let default = Limits::default();
         Ok(Self {
             journal: journal::Settings::from_env(&env)?,

@@ -1,5 +1,5 @@
 use journal::SettingError;
-use journal::settings::{optional, required};
+use journal::settings::required;
 
 /// The function's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,12 +30,7 @@ impl Settings {
                 named.then(|| arn.to_owned())
             },
         )?;
-        let qualifier = optional(
-            &env,
-            "AGENT_RUNTIME_QUALIFIER",
-            "it must name an endpoint of the runtime",
-            |name| Some(name.to_owned()),
-        )?;
+        let qualifier = env("AGENT_RUNTIME_QUALIFIER").filter(|name| !name.is_empty());
         Ok(Self { journal: journal::Settings::from_env(&env)?, agent_runtime_arn, qualifier })
     }
 }

@@ -25,6 +25,26 @@ pub fn truncate(text: &str, max_bytes: usize) -> &str {
     text.get(..text.floor_char_boundary(max_bytes)).unwrap_or(text)
 }
 
+/// Lets serde read and write a type as its text.
+macro_rules! serde_as_text {
+    ($type:ty, $error:ty) => {
+        impl TryFrom<String> for $type {
+            type Error = $error;
+
+            fn try_from(text: String) -> Result<Self, $error> {
+                text.parse()
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(value: $type) -> Self {
+                value.to_string()
+            }
+        }
+    };
+}
+pub(crate) use serde_as_text;
+
 /// A failure in one line: its type, and the first line of its message. An exception's line names its
 /// class itself.
 #[must_use]
