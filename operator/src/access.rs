@@ -67,11 +67,8 @@ impl Access {
             "JOURNAL_TABLE_NAME" => self.places.table.clone(),
             _ => None,
         });
-        let settings = settings.with_context(|| {
-            format!(
-                "the journal's table is not known: set JOURNAL_TABLE_NAME or give --table; {LOCAL}"
-            )
-        })?;
+        let unknown = "the journal's table is not known: set JOURNAL_TABLE_NAME or give --table";
+        let settings = settings.with_context(|| format!("{unknown}; {LOCAL}"))?;
         Ok(Journal::new(aws_sdk_dynamodb::config::Builder::from(&self.config), settings))
     }
 
@@ -80,11 +77,9 @@ impl Access {
     /// # Errors
     /// If it is not known.
     pub fn state_machine(&self) -> Result<&str> {
-        self.places.state_machine.as_deref().with_context(|| {
-            format!(
-                "the state machine is not known: set STATE_MACHINE_ARN or give --state-machine; {LOCAL}"
-            )
-        })
+        let unknown =
+            "the state machine is not known: set STATE_MACHINE_ARN or give --state-machine";
+        self.places.state_machine.as_deref().with_context(|| format!("{unknown}; {LOCAL}"))
     }
 
     /// The address of the tracing tool.

@@ -2,7 +2,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use aws_sdk_cloudwatchlogs::Client;
 use clap::Args;
 use journal::{Event, SdkFault, SessionId, Timestamp};
@@ -37,40 +37,25 @@ pub struct LogsArgs {
     folder: Option<PathBuf>,
 }
 
-/// A part of the system that writes a log.
-struct Part<'a> {
-    name: &'static str,
-    /// Its log in the folder of the local system.
-    file: &'static str,
-    /// Its log group on AWS, and the variable that sets it.
-    group: Option<&'a str>,
-    variable: &'static str,
-}
-
 /// A text whose order is that of time, who wrote the line, and the line.
 type Line = (String, &'static str, String);
 
 /// Shows what the container and the invoker logged for a session, in order of time.
 pub async fn logs(access: &Access, args: &LogsArgs) -> Result<ExitCode> {
-    let container = Part {
-        name: "container",
-        file: "agent-runtime-process.log",
-        group: args.agent_log_group.as_deref(),
-        variable: "AGENT_LOG_GROUP",
-    };
-    let invoker = Part {
-        name: "invoker",
-        file: "invoker-process.log",
-        group: args.invoker_log_group.as_deref(),
-        variable: "INVOKER_LOG_GROUP",
-    };
+    let (container, invoker) = (&args.agent_log_group, &args.invoker_log_group);
+    let parts = [
+        (!args.invoker, "container", "agent-runtime-process.log", container, "AGENT_LOG_GROUP"),
+        (!args.agent, "invoker", "invoker-process.log", invoker, "INVOKER_LOG_GROUP"),
+    ];
     let mut lines = Vec::new();
-    for (part, wanted) in [(container, !args.invoker), (invoker, !args.agent)] {
-        match &args.folder {
-            _ if !wanted => {}
-            Some(folder) => lines.extend(of_file(&part, &folder.join(part.file), &args.id)?),
-            None => lines.extend(of_group(access, &part, &args.id).await?),
-        }
+    for (_, name, file, group, variable) in parts.into_iter().filter(|(wanted, ..)| *wanted) {
+        lines.extend(match (&args.folder, group) {
+            (Some(folder), _) => of_file(name, &folder.join(file), &args.id)?,
+            (None, Some(group)) => of_group(access, name, group, &args.id).await?,
+            (None, None) => bail!(
+                "the {name}'s log group is not known: set {variable} (deploy.sh prints it); {LOCAL}"
+            ),
+        });
     }
     lines.sort();
     let mut out = anstream::stdout();
@@ -85,7 +70,7 @@ pub async fn logs(access: &Access, args: &LogsArgs) -> Result<ExitCode> {
 }
 
 /// The session's lines of a local log; none if the file does not exist.
-fn of_file(part: &Part, path: &Path, id: &SessionId) -> Result<Vec<Line>> {
+fn of_file(who: &'static str, path: &Path, id: &SessionId) -> Result<Vec<Line>> {
     let file = match std::fs::File::open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         file => file.with_context(|| format!("cannot read {}", path.display()))?,
@@ -97,20 +82,19 @@ fn of_file(part: &Part, path: &Path, id: &SessionId) -> Result<Vec<Line>> {
         if text.contains(id.as_str()) {
             // {"timestamp":"2026-11-26T02:55:27.162514Z",…
             let time = text.split('"').nth(3).unwrap_or_default().to_owned();
-            lines.push((time, part.name, text.into_owned()));
+            lines.push((time, who, text.into_owned()));
         }
     }
     Ok(lines)
 }
 
 /// The session's lines in CloudWatch Logs, around the time of its events.
-async fn of_group(access: &Access, part: &Part<'_>, id: &SessionId) -> Result<Vec<Line>> {
-    let group = part.group.with_context(|| {
-        let (name, variable) = (part.name, part.variable);
-        format!(
-            "the {name}'s log group is not known: set {variable} (deploy.sh prints it); {LOCAL}"
-        )
-    })?;
+async fn of_group(
+    access: &Access,
+    who: &'static str,
+    group: &str,
+    id: &SessionId,
+) -> Result<Vec<Line>> {
     let events = read(&access.journal()?, id).await?;
     let millis = |event: Option<&Event>| {
         let time = event.and_then(|event| event.timestamp.parse::<Timestamp>().ok());
@@ -129,7 +113,7 @@ async fn of_group(access: &Access, part: &Part<'_>, id: &SessionId) -> Result<Ve
         let page = page.with_context(|| format!("cannot read the log group {group}"))?;
         lines.extend(page.events.into_iter().flatten().map(|event| {
             let time = format!("{:015}", event.timestamp.unwrap_or_default());
-            (time, part.name, event.message.unwrap_or_default().trim_end().to_owned())
+            (time, who, event.message.unwrap_or_default().trim_end().to_owned())
         }));
     }
     Ok(lines)

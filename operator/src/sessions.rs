@@ -18,7 +18,7 @@ use crate::listing::{Listed, Standing};
 const AT_A_TIME: usize = 16;
 
 /// Much longer than any session that the workflow waits for.
-const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+const LONGEST_SECONDS: i64 = 24 * 60 * 60;
 
 /// Which sessions are listed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -90,18 +90,15 @@ impl Sources {
         let request = self.workflows.list_executions().state_machine_arn(state_machine);
         let pages = request.max_results(100).into_paginator().send();
         let pages = stream::unfold(pages, async |mut pages| Some((pages.next().await?, pages)));
-        let earliest = since.and_then(|since| SystemTime::now().checked_sub(since));
-        let is_before = |time: DateTime, earliest: SystemTime| {
-            SystemTime::try_from(time).is_ok_and(|time| time < earliest)
-        };
         // Leave out those that ended before that time. Read on, because an older execution may have
         // ended after it.
+        let now = DateTime::from(SystemTime::now()).secs();
+        let earliest = since.map(|since| now.saturating_sub_unsigned(since.as_secs()));
         let too_early = |item: &ExecutionListItem| {
-            let oldest = earliest.and_then(|earliest| earliest.checked_sub(LONGEST));
-            oldest.is_some_and(|oldest| is_before(item.start_date, oldest))
+            earliest.is_some_and(|earliest| item.start_date.secs() < earliest - LONGEST_SECONDS)
         };
         let ended_before = |item: &ExecutionListItem| {
-            earliest.zip(item.stop_date).is_some_and(|(earliest, end)| is_before(end, earliest))
+            earliest.zip(item.stop_date).is_some_and(|(earliest, end)| end.secs() < earliest)
         };
         pages
             .map_err(|error| SdkFault::new(&error))

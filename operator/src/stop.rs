@@ -93,12 +93,8 @@ pub async fn stop(access: &Access, args: &StopArgs) -> Result<ExitCode> {
         let own = own.filter(|own| own.open.iter().all(|open| open.sort_key != task.sort_key));
         if let Some(event) = own.and_then(end) {
             writeln!(out, "The task has ended: {}", said(event))?;
-            if let Some(other) = now.iter().rfind(|other| works(other)) {
-                let which = escape(other.invocation_id);
-                writeln!(
-                    out,
-                    "Another task of the session still works (run {which}). Stop again to end it."
-                )?;
+            if now.iter().any(works) {
+                writeln!(out, "Another task of the session works. To end it, stop again.")?;
             }
             return Ok(ExitCode::SUCCESS);
         }
