@@ -65,6 +65,14 @@ case ${command%% *} in
     ;;
 esac
 cd "$(dirname "$0")/.."
+# SAM would leave out what the template does not have.
+names=" $(sed -n '/^Parameters:/,/^[A-Z]/s/^  \([A-Za-z]*\):$/\1/p' deploy/template.yaml | xargs) "
+for parameter in "${parameters[@]}"; do
+  [[ $names == *" ${parameter%%=*} "* ]] || fail "the stack has no parameter ${parameter%%=*}, only:$names"
+done
+if [[ -n $dockerfile && " ${parameters[*]}" != *" Agent"*Command=* ]] && ! grep -qE 'AGENT_(COMMAND|SERVER_COMMAND|URL)' "$dockerfile"; then
+  printf 'warning: %s sets none of AGENT_COMMAND, AGENT_SERVER_COMMAND and AGENT_URL. If its base image does not either, no agent starts.\n' "$dockerfile" >&2
+fi
 
 dry_run=${DRY_RUN:-}
 run() {

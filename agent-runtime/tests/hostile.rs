@@ -28,7 +28,7 @@ async fn a_bad_body_is_refused_with_its_rule_and_journaled() {
         (vec![0xff, 0xfe, 0, 1], 400, "not valid JSON"),
         (b"\"\xff\"".to_vec(), 400, "not valid JSON"),
         (deep.into_bytes(), 400, "deeper than 120 levels"),
-        (br#"{"input": 1, "invocation_id": "r", "after": 1e999}"#.to_vec(), 400, "not valid JSON"),
+        (br#"{"input": 1, "invocation_id": "r", "after": 1e999}"#.to_vec(), 400, "\"after\" must"),
         (vec![b' '; MAX_BODY_BYTES + 1], 413, "larger than 10000000 bytes"),
         (
             br#"{"input": 1, "invocation_id": "r", "environment": {"LD_PRELOAD": "x"}}"#.to_vec(),

@@ -237,7 +237,7 @@ async fn numbers_repeated_keys_and_their_order_arrive_as_the_caller_wrote_them()
     assert_eq!(container.end(&id).await.result.as_deref(), Some(input));
     let body = format!(r#"{{"session_id":"{other}", "z":1.50,"a":{input}}}"#);
     assert_eq!(container.post_bytes(&other, body).await.0, 200);
-    let rest = format!(r#"{{ "z":1.50,"a":{input}}}"#);
+    let rest = format!(r#"{{"z":1.50,"a":{input}}}"#);
     assert_eq!(container.end(&other).await.result, Some(rest));
 }
 

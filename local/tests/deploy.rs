@@ -328,14 +328,17 @@ fn deploy_sh_builds_what_it_is_given() {
         "{command}"
     );
     assert_eq!(command.matches("'--provenance=false'").count(), 1);
-    let own =
-        ["my-agents", "--dockerfile", "deploy/Dockerfile.agent", "--", "SubnetIds=a,b", "X=\"q\""];
+    let own = [
+        "my-agents", "--dockerfile", "deploy/Dockerfile.agent", "--", "SubnetIds=a,b",
+        "AgentEnvironment=X=\"q\"",
+    ];
     let (code, own) = deploy(&own);
     assert_eq!(code, Some(0), "{own}");
     assert!(own.contains("ParameterKey=AgentCommand,ParameterValue=\"\""), "{own}");
     assert!(own.contains("'AGENT_IMAGE=my-agents-agent'"), "{own}");
+    assert!(own.contains("no agent starts"), "the image names no agent: {own}");
     assert!(own.contains("ParameterKey=SubnetIds,ParameterValue=\"a,b\""), "{own}");
-    assert!(own.contains("ParameterKey=X,ParameterValue=\"\\\"q\\\"\""), "{own}");
+    assert!(own.contains("ParameterKey=AgentEnvironment,ParameterValue=\"X=\\\"q\\\"\""), "{own}");
     assert_eq!(
         own.matches("'docker' 'build' '--load' '--platform' 'linux/arm64' '--provenance=false'")
             .count(),
@@ -371,6 +374,10 @@ fn deploy_sh_refuses_before_the_first_call_what_cannot_work() {
         (vec!["my-agents", "--image"], "--image needs a value"),
         (vec!["my-agents", "--image", "nonsense"], "--image must be ACCOUNT.dkr.ecr"),
         (vec!["my-agents", "cat", "--", "X=a\\b"], "cannot take a backslash"),
+        (
+            vec!["my-agents", "cat", "--", "SubnetId=a"],
+            "the stack has no parameter SubnetId, only:",
+        ),
     ] {
         let (code, stderr) = deploy(&arguments);
         assert_eq!(code, Some(2), "{arguments:?}: {stderr}");

@@ -5,6 +5,7 @@ use std::fmt;
 use journal::{Event, Status};
 
 use crate::history::Run;
+use crate::timeline::escape;
 
 /// The part of the system at which a run stands or stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +63,16 @@ pub(crate) fn hop(run: &Run) -> Hop {
     .into_iter()
     .find(|(_, statuses)| statuses.iter().any(|status| run.has(status)))
     .map_or(Hop::Workflow, |(hop, _)| hop)
+}
+
+/// In short where the run stands or stopped: the agent's phase too, if that has not completed.
+pub(crate) fn place(run: &Run) -> String {
+    let (hop, progress) = (hop(run), run.entries.iter().rfind(|it| it.event.status.is_progress()));
+    let step = progress.and_then(|entry| entry.event.status.as_str().rsplit_once('_'));
+    match step.filter(|(_, step)| hop == Hop::Agent && *step != "COMPLETED") {
+        Some((phase, _)) => format!("agent: {}", escape(phase.trim_start_matches("TASK_"))),
+        None => hop.short().to_owned(),
+    }
 }
 
 /// What the workflow itself could not do with the journal, if that is why it failed.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
-use operator::listing::counted;
+use operator::listing::{HEAD, counted};
 use operator::sessions::Filter;
 
 use crate::access::Access;
@@ -50,6 +50,9 @@ pub async fn list(access: &Access, args: &ListArgs) -> Result<ExitCode> {
     let more = listed.len() > args.limit;
     listed.truncate(args.limit);
     let mut out = anstream::stdout();
+    if !args.json && !listed.is_empty() {
+        writeln!(out, "{HEAD}")?;
+    }
     for session in &listed {
         match args.json {
             true => writeln!(out, "{}", serde_json::to_string(session)?)?,

@@ -12,11 +12,14 @@ use serde::Serialize;
 
 use crate::alive::{alive, is_silent};
 use crate::history::Run;
-use crate::hop::{Hop, hop};
+use crate::hop::{Hop, place};
 use crate::timeline::{duration, escape};
 
 /// How much of a reason a line of a terminal has.
 const MAX_WHY_BYTES: usize = 200;
+
+/// What the columns of [`Listed::line`] are.
+pub const HEAD: &str = "started (UTC)               took  standing   session                               where       why";
 
 /// Failures of sessions from whose container nothing more was heard.
 const LOST: [&str; 3] = ["AgentNotStarted", "ContainerLost", "PollAttemptsSpent"];
@@ -121,7 +124,7 @@ impl Listed {
             Standing::Silent => run.and_then(|run| alive(run, now)),
             _ => error_type.as_deref().zip(message.as_deref()).map(|(of, text)| headline(of, text)),
         };
-        let place = run.map_or(Hop::Workflow, hop).short().to_owned();
+        let place = run.map_or_else(|| Hop::Workflow.short().to_owned(), place);
         Self {
             id: id.to_owned(),
             standing,
