@@ -66,7 +66,7 @@ case ${command%% *} in
 esac
 cd "$(dirname "$0")/.."
 # SAM would leave out what the template does not have.
-names=" $(sed -n '/^Parameters:/,/^[A-Z]/s/^  \([A-Za-z]*\):$/\1/p' deploy/template.yaml | xargs) "
+names=" $(sed -n '/^Parameters:/,/^[A-Z]/s/^  \([A-Za-z0-9]*\):$/\1/p' deploy/template.yaml | xargs) "
 for parameter in "${parameters[@]}"; do
   [[ $names == *" ${parameter%%=*} "* ]] || fail "the stack has no parameter ${parameter%%=*}, only:$names"
 done

@@ -15,6 +15,7 @@ pub(crate) struct Host {
     /// must not keep an event from being written.
     pub agents: Handle,
     pub limits: Limits,
+    /// When the process started.
     pub started: Instant,
     pub health: Health,
     /// What the shutdown waits for.

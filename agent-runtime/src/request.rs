@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use actix_web::web::Bytes;
 use journal::text::is_invocation_id;
 use journal::{InvalidSessionId, SessionId, Timestamp};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use serde_json::value::RawValue;
 use telemetry::TraceParent;
 use thiserror::Error;
@@ -85,16 +85,21 @@ pub(crate) fn parse(
         const AFTER: &str = "must be null, or UTC in the form 2026-11-23T02:45:00.120000Z";
         const ENVIRONMENT: &str = "may hold SESSION_ID, equal to the session id, and nothing else";
         let run = serde_json::from_str::<String>(run.get()).ok().filter(|id| is_invocation_id(id));
-        let environment = field::<BTreeMap<String, String>>(&read, "environment", ENVIRONMENT)?;
+        let environment = field::<BTreeMap<String, Value>>(&read, "environment", ENVIRONMENT)?;
         // A body must not be able to set `LD_PRELOAD` or `AWS_*` for the command that runs.
         let is_id =
-            |(name, value): (String, String)| name == "SESSION_ID" && value == session_id.as_str();
+            |(name, value): (String, Value)| name == "SESSION_ID" && value == session_id.as_str();
         if !environment.into_iter().flatten().all(is_id) {
             return Err(BadRequest::Field("environment", ENVIRONMENT));
         }
-        let trace = field::<Trace>(&read, "trace", "must hold \"traceparent\" as a text")?;
-        // One that is not valid is ignored, as its standard says.
-        let traceparent = trace.and_then(|trace| trace.traceparent?.parse().ok());
+        const TRACE: &str = "must hold \"traceparent\" as a text";
+        let trace = field::<Value>(&read, "trace", TRACE)?.unwrap_or_default();
+        let traceparent = match trace.get("traceparent") {
+            None => None,
+            // One that is not valid is ignored, as its standard says.
+            Some(Value::String(text)) => text.parse().ok(),
+            Some(_) => return Err(BadRequest::Field("trace", TRACE)),
+        };
         return Ok(Request {
             session_id,
             invocation_id: run.ok_or(BadRequest::Field("invocation_id", RUN))?,
@@ -112,12 +117,6 @@ pub(crate) fn parse(
     Ok(Request { session_id, invocation_id, after: None, input, traceparent: None })
 }
 
-/// The trace of the envelope.
-#[derive(Deserialize)]
-struct Trace {
-    traceparent: Option<String>,
-}
-
 /// A member of the envelope, which may be absent or null.
 fn field<T: DeserializeOwned>(
     body: &Body,
@@ -132,7 +131,7 @@ fn field<T: DeserializeOwned>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     const ID: &str = "session-2026-11-23-0123456789-abcdef";

@@ -1,6 +1,8 @@
 //! Refuses requests of web pages to ports of this machine. A page in a browser can send simple requests
 //! to 127.0.0.1, or reach it by a host name of its own (DNS rebinding). Neither may start an agent.
 
+use std::net::Ipv4Addr;
+
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::HeaderMap;
@@ -30,7 +32,8 @@ fn foreign_header(headers: &HeaderMap) -> Option<&'static str> {
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     let host = text("host").unwrap_or("localhost");
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-    if name != "localhost" && name != "[::1]" && !is_loopback(name) {
+    let is_loopback = name.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback());
+    if name != "localhost" && name != "[::1]" && !is_loopback {
         return Some("Host");
     }
     if text("origin").is_some_and(|origin| origin != format!("http://{host}")) {
@@ -38,10 +41,6 @@ fn foreign_header(headers: &HeaderMap) -> Option<&'static str> {
     }
     let site = text("sec-fetch-site");
     site.is_some_and(|site| !["none", "same-origin"].contains(&site)).then_some("Sec-Fetch-Site")
-}
-
-fn is_loopback(name: &str) -> bool {
-    name.parse::<std::net::Ipv4Addr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]

@@ -69,7 +69,7 @@ async fn show(system: &System, session_id: &SessionId, execution: &Execution) ->
     writeln!(out, "session  {session_id}")?;
     writeln!(out, "table    {TABLE_NAME} at {endpoint}, kept in .local/journal.db\n")?;
     let journal = system.journal();
-    let mut printer = Printer::new(View { all: true, ..View::default() });
+    let mut printer = Printer::new(View { all: true, ..View::default() }, None);
     let run = system.run(execution);
     tokio::pin!(run);
     let end = loop {

@@ -336,7 +336,6 @@ fn deploy_sh_builds_what_it_is_given() {
     assert_eq!(code, Some(0), "{own}");
     assert!(own.contains("ParameterKey=AgentCommand,ParameterValue=\"\""), "{own}");
     assert!(own.contains("'AGENT_IMAGE=my-agents-agent'"), "{own}");
-    assert!(own.contains("no agent starts"), "the image names no agent: {own}");
     assert!(own.contains("ParameterKey=SubnetIds,ParameterValue=\"a,b\""), "{own}");
     assert!(own.contains("ParameterKey=AgentEnvironment,ParameterValue=\"X=\\\"q\\\"\""), "{own}");
     assert_eq!(
@@ -344,6 +343,19 @@ fn deploy_sh_builds_what_it_is_given() {
             .count(),
         3
     );
+    // An image that names no agent.
+    let folder = tempfile::tempdir().unwrap();
+    let (silent, named) = (folder.path().join("silent"), folder.path().join("named"));
+    std::fs::write(&silent, "FROM scratch\n").unwrap();
+    std::fs::write(&named, "FROM scratch\nENV AGENT_COMMAND=/agent\n").unwrap();
+    for (file, given, warned) in [
+        (&silent, "SubnetIds=a", true),
+        (&silent, "AgentServerCommand=/agent", false),
+        (&named, "SubnetIds=a", false),
+    ] {
+        let (code, said) = deploy(&["a1", "--dockerfile", file.to_str().unwrap(), "--", given]);
+        assert_eq!((code, said.contains("no agent starts")), (Some(0), warned), "{said}");
+    }
     let image = "000000000000.dkr.ecr.us-east-1.amazonaws.com/x:1";
     let (code, image) = deploy(&["a1", "--image", image]);
     assert_eq!(code, Some(0), "{image}");

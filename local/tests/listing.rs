@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use support::{Stack, sfn, sibling};
 use testing::{CREDENTIAL, REGION, TABLE_NAME};
 
-const MIXED: &str = "sh -c 'read -r input; case $input in *fails*) echo no such model >&2; exit 1;; *hangs*) echo started plan >&3; sleep 600;; esac; echo 7'";
+const MIXED: &str = "sh -c 'read -r input; case $input in *fails*) echo started plan >&3; echo started step >&3; echo completed step >&3; echo no such model >&2; exit 1;; *hangs*) echo started plan >&3; sleep 600;; esac; echo 7'";
 
 /// The command, as an operator of the local system runs it.
 struct Operator {
@@ -72,22 +72,22 @@ async fn sessions_are_listed_with_where_and_why_and_their_logs_are_shown() {
     let listed = loop {
         let listed = operator.list(&[]).await;
         let running = listed.iter().filter(|it| it["standing"] == "running").count();
-        if running == 1 && listed[0]["where"] == "agent: PLAN" {
+        if running == 1 && listed[0]["phase"] == "PLAN" {
             break listed;
         }
         assert!(Instant::now() < deadline, "{listed:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
     let shown =
-        listed.iter().map(|it| [&it["id"], &it["standing"], &it["where"], &it["error_type"]]);
+        listed.iter().map(|it| ["id", "standing", "where", "phase", "error_type"].map(|n| &it[n]));
     let shown = Vec::from_iter(shown.map(|it| it.map(|value| value.as_str().unwrap_or("-"))));
     assert_eq!(
         shown,
         [
-            [hangs, "running", "agent: PLAN", "-"],
-            ["short", "failed", "workflow", "SessionIdInvalid"],
-            [other, "failed", "agent", "AgentError"],
-            [own, "completed", "-", "-"],
+            [hangs, "running", "agent", "PLAN", "-"],
+            ["short", "failed", "workflow", "-", "SessionIdInvalid"],
+            [other, "failed", "agent", "PLAN", "AgentError"],
+            [own, "completed", "-", "-", "-"],
         ]
     );
     assert_eq!(listed[2]["why"], "AgentError: no such model (exit status: 1)");
@@ -102,7 +102,10 @@ async fn sessions_are_listed_with_where_and_why_and_their_logs_are_shown() {
     // Whether there are more is known, and not guessed.
     for (limit, newest, said) in [("3", true, "There are more: --limit 6\n"), ("4", false, "")] {
         let (_, shown, stderr) = operator.run(&["list", "--limit", limit]).await;
-        assert!(shown.starts_with("started (UTC)  "), "{shown}");
+        assert!(
+            shown.starts_with("started (UTC)  ") && shown.contains("  agent PLAN  "),
+            "{shown}"
+        );
         let last = shown.lines().last().unwrap();
         assert!(last.contains(&format!("{limit} sessions: ")), "{last}");
         assert_eq!((last.starts_with("the newest "), &*stderr), (newest, said));

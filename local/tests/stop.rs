@@ -87,7 +87,7 @@ async fn a_working_agent_is_stopped_with_the_reason_in_the_journal() {
     assert_eq!(code, 0);
     assert!(
         said.starts_with(
-            "No task of the session works. The session failed: an operator stopped the task"
+            "There is no task to stop. The session failed: an operator stopped the task"
         ),
         "{said}"
     );
@@ -118,7 +118,7 @@ async fn what_has_not_started_or_ended_by_itself_is_said() {
     support::put(&stack.system.table, &event);
     let (code, said) = stop(&stack, &[event.session_id().unwrap().as_str()], "").await;
     assert_eq!(code, 3);
-    assert!(said.starts_with("No task of the session works. The session has not ended."), "{said}");
+    assert!(said.starts_with("There is no task to stop. The session has not ended."), "{said}");
     assert!(said.ends_with("try again in some seconds.\n"), "{said}");
     // Without signs of life for so long, the task's own end comes first.
     let run = execution(json!({}));

@@ -27,8 +27,9 @@ pub(crate) struct Explanation {
     pub details: Vec<String>,
     /// What else a reader of the events would wonder about, in sentences.
     pub remarks: Vec<String>,
-    /// The result as it fits a terminal, if the run completed.
+    /// The result as it fits a terminal, if there is one.
     result: Option<String>,
+    completed: bool,
     /// What to look at, with a command or an address.
     pub places: Vec<(&'static str, String)>,
 }
@@ -60,9 +61,18 @@ impl Explanation {
             cause: failed.and_then(failure),
             details: failed.into_iter().flat_map(details).collect(),
             remarks,
-            result: completed.map(|end| result(end).unwrap_or_default()),
+            result: completed.and_then(result),
+            completed: completed.is_some(),
             places: places(run, traces_url),
         }
+    }
+}
+
+impl Explanation {
+    /// Commands by which to find out more, unless the run completed.
+    pub fn commands(&self) -> impl Iterator<Item = &str> {
+        let places = self.places.iter().filter(|(what, _)| !self.completed && *what != TRACE);
+        places.map(|(_, place)| place.as_str())
     }
 }
 
@@ -75,7 +85,7 @@ impl fmt::Display for Explanation {
         self.result.iter().try_for_each(|result| write!(f, "\nIts result: {result}"))?;
         let places = self.places.iter();
         // What completed needs no command to find out why.
-        let mut places = places.filter(|(what, _)| self.result.is_none() || *what == TRACE);
+        let mut places = places.filter(|(what, _)| !self.completed || *what == TRACE);
         places.try_for_each(|(what, place)| write!(f, "\n{what}: {place}"))
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use journal::{Event, Status};
 
-use crate::history::Run;
+use crate::history::{Run, step};
 use crate::timeline::escape;
 
 /// The part of the system at which a run stands or stopped.
@@ -65,14 +65,16 @@ pub(crate) fn hop(run: &Run) -> Hop {
     .map_or(Hop::Workflow, |(hop, _)| hop)
 }
 
-/// In short where the run stands or stopped: the agent's phase too, if that has not completed.
-pub(crate) fn place(run: &Run) -> String {
-    let (hop, progress) = (hop(run), run.entries.iter().rfind(|it| it.event.status.is_progress()));
-    let step = progress.and_then(|entry| entry.event.status.as_str().rsplit_once('_'));
-    match step.filter(|(_, step)| hop == Hop::Agent && *step != "COMPLETED") {
-        Some((phase, _)) => format!("agent: {}", escape(phase.trim_start_matches("TASK_"))),
-        None => hop.short().to_owned(),
-    }
+/// The agent's newest phase, unless that and all others have completed.
+pub(crate) fn phase(run: &Run) -> Option<String> {
+    let entry = run.entries.iter().rfind(|entry| entry.event.status.is_progress())?;
+    let is_open = |event: &&&Event| event.status.is_progress();
+    let event = match entry.event.status.as_str().ends_with("_COMPLETED") {
+        true => run.open.iter().rfind(is_open)?,
+        false => entry.event,
+    };
+    let (step, _) = step(&event.status)?;
+    Some(escape(step.strip_prefix("TASK_").unwrap_or(step)))
 }
 
 /// What the workflow itself could not do with the journal, if that is why it failed.
@@ -91,8 +93,8 @@ pub(crate) const TRACE: &str = "Its trace";
 /// The account of the local system, which has no console.
 const LOCAL_ACCOUNT: &str = ":000000000000:";
 
-/// Where to look for more: what is there, and a command to paste or an address. Nothing but ids and ARNs
-/// goes into them.
+/// Where to look for more: what is there, and a command to paste or an address. Of the journal, only ids
+/// and ARNs go into them.
 pub(crate) fn places(run: &Run, traces_url: Option<&str>) -> Vec<(&'static str, String)> {
     let mut places = Vec::new();
     let logs = match hop(run) {
@@ -105,17 +107,20 @@ pub(crate) fn places(run: &Run, traces_url: Option<&str>) -> Vec<(&'static str, 
     let logs = id.zip(logs);
     places.extend(logs.map(|(id, (what, part))| (what, format!("agent-journal logs {id}{part}"))));
     let (arn, traces) = (run.invocation_id, traces_url.map(|url| url.trim_end_matches('/')));
-    let is_safe = |byte: u8| byte.is_ascii_alphanumeric() || b":_-".contains(&byte);
+    let is_safe = |byte: u8| byte.is_ascii_alphanumeric() || b":_-.".contains(&byte);
     if run.is_workflows() && arn.starts_with("arn:") && arn.bytes().all(is_safe) {
         let command = "aws stepfunctions get-execution-history --execution-arn";
         places.push(("See the execution", format!("{command} {arn}")));
-        if let Some(region) = arn.split(':').nth(3).filter(|_| !arn.contains(LOCAL_ACCOUNT)) {
+        let is_commercial = arn.starts_with("arn:aws:states:");
+        if let Some(region) =
+            arn.split(':').nth(3).filter(|_| is_commercial && !arn.contains(LOCAL_ACCOUNT))
+        {
             let console = format!("https://{region}.console.aws.amazon.com/states/home");
             let address = format!("{console}?region={region}#/v2/executions/details/{arn}");
             places.push(("See it in the console", address));
         }
     }
-    let trace = run.trace_id().filter(|trace| trace.bytes().all(is_safe));
+    let trace = run.trace_id().filter(|trace| trace.bytes().all(|byte| byte.is_ascii_hexdigit()));
     places.extend(trace.map(|trace| {
         (TRACE, traces.map_or_else(|| trace.to_owned(), |url| format!("{url}/{trace}")))
     }));

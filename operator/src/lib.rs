@@ -5,7 +5,7 @@
 //! - [`history`] finds runs, durations and contradictions in a session's events.
 //! - [`timeline`] shows events and how a run stands; [`Printer`] prints them as they come.
 //! - [`listing`] has sessions as lines of a list, [`log_line`] makes log lines readable.
-//! - [`sessions`] reads a list of sessions, [`execution_end`] how an execution ended.
+//! - [`sessions`] reads sessions, [`execution_end`] how an execution ended.
 //! - [`page`] shows a session, or a list, as a page of HTML; [`ui`] serves the pages.
 //! - [`explain`] says what happened, in which part of the system, and whether a task lives.
 //!

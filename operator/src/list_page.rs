@@ -45,7 +45,7 @@ pub(crate) fn list_page(
                             tr class=(session.standing) {
                                 td.standing { (session.standing) }
                                 th.mono scope="row" { a href={ "/sessions/" (session.id) } { (session.id) } }
-                                td { (session.place.as_deref().unwrap_or_default()) }
+                                td { (session.place.unwrap_or_default()) @if let Some(phase) = &session.phase { " " (phase) } }
                                 td.long { (session.why.as_deref().map(escape).unwrap_or_default()) }
                                 td.when { (day_and_time(&session.started)) }
                                 td.num { (duration(session.micros)) }

@@ -12,14 +12,14 @@ use serde::Serialize;
 
 use crate::alive::{alive, is_silent};
 use crate::history::Run;
-use crate::hop::{Hop, place};
+use crate::hop::{Hop, hop, phase};
 use crate::timeline::{duration, escape};
 
 /// How much of a reason a line of a terminal has.
 const MAX_WHY_BYTES: usize = 200;
 
 /// What the columns of [`Listed::line`] are.
-pub const HEAD: &str = "started (UTC)               took  standing   session                               where       why";
+pub const HEAD: &str = "started (UTC)               took  standing   session                               where             why";
 
 /// Failures of sessions from whose container nothing more was heard.
 const LOST: [&str; 3] = ["AgentNotStarted", "ContainerLost", "PollAttemptsSpent"];
@@ -85,7 +85,10 @@ pub struct Listed {
     pub micros: i64,
     /// Where it stands or stopped, unless it completed.
     #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
-    pub place: Option<String>,
+    pub place: Option<&'static str>,
+    /// The agent's phase there, if it reports some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<String>,
     /// On a failure: its type.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error_type: Option<String>,
@@ -124,14 +127,15 @@ impl Listed {
             Standing::Silent => run.and_then(|run| alive(run, now)),
             _ => error_type.as_deref().zip(message.as_deref()).map(|(of, text)| headline(of, text)),
         };
-        let place = run.map_or_else(|| Hop::Workflow.short().to_owned(), place);
+        let hop = run.map_or(Hop::Workflow, hop);
         Self {
             id: id.to_owned(),
             standing,
             started: started.to_string(),
             ended: ended.map(|time| time.to_string()),
             micros: (ended.unwrap_or(now).as_micros() - started.as_micros()).max(0),
-            place: (standing != Standing::Completed).then_some(place),
+            place: (standing != Standing::Completed).then(|| hop.short()),
+            phase: run.filter(|_| standing != Standing::Completed).and_then(phase),
             why,
             error_type,
             execution: execution.execution_arn.clone(),
@@ -149,10 +153,11 @@ impl Listed {
         };
         let started = self.started.get(..19).unwrap_or_default().replace('T', " ");
         let (took, standing) = (duration(self.micros), self.standing);
-        let place = self.place.as_deref().unwrap_or_default();
+        let phase = self.phase.as_ref().map(|phase| format!(" {phase}")).unwrap_or_default();
+        let place = format!("{}{phase}", self.place.unwrap_or_default());
         let why = escape(truncate(self.why.as_deref().unwrap_or_default(), MAX_WHY_BYTES));
         let line = format!(
-            "{started}  {took:>11}  {style}{standing:<9}{style:#}  {:<36}  {place:<10}  {why}",
+            "{started}  {took:>11}  {style}{standing:<9}{style:#}  {:<36}  {place:<16}  {why}",
             escape(&self.id)
         );
         line.trim_end().to_owned()

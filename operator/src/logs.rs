@@ -47,11 +47,15 @@ pub async fn logs(access: &Access, args: &LogsArgs) -> Result<ExitCode> {
         (!args.invoker, "container", "agent-runtime-process.log", container, "AGENT_LOG_GROUP"),
         (!args.agent, "invoker", "invoker-process.log", invoker, "INVOKER_LOG_GROUP"),
     ];
+    let events = match &args.folder {
+        Some(_) => Vec::new(),
+        None => read(&access.journal()?, &args.id).await?,
+    };
     let mut lines = Vec::new();
     for (_, name, file, group, variable) in parts.into_iter().filter(|(wanted, ..)| *wanted) {
         lines.extend(match (&args.folder, group) {
             (Some(folder), _) => of_file(name, &folder.join(file), &args.id)?,
-            (None, Some(group)) => of_group(access, name, group, &args.id).await?,
+            (None, Some(group)) => of_group(access, name, group, &args.id, &events).await?,
             (None, None) => bail!(
                 "the {name}'s log group is not known: set {variable} (deploy.sh prints it); {LOCAL}"
             ),
@@ -94,8 +98,8 @@ async fn of_group(
     who: &'static str,
     group: &str,
     id: &SessionId,
+    events: &[Event],
 ) -> Result<Vec<Line>> {
-    let events = read(&access.journal()?, id).await?;
     let millis = |event: Option<&Event>| {
         let time = event.and_then(|event| event.timestamp.parse::<Timestamp>().ok());
         time.map(|time| time.as_micros() / 1_000)

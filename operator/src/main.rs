@@ -107,7 +107,10 @@ async fn ui(access: &Access, port: u16) -> Result<ExitCode> {
     let listener = listener.with_context(|| format!("cannot serve on 127.0.0.1:{port}"))?;
     let address = listener.local_addr()?;
     writeln!(io::stdout(), "The sessions are at http://{address}. Ctrl-C stops it.")?;
-    ui.serve(listener)?.await?;
+    tokio::select! {
+        ended = ui.serve(listener)? => ended?,
+        _ = tokio::signal::ctrl_c() => {}
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -84,9 +84,7 @@ pub fn session_page(id: &str, runs: &[Run], now: Timestamp, links: &Links) -> St
                 h1 { (it.verdict) }
                 @if let Some(cause) = &it.cause { p { "Cause: " b { (cause) } } }
                 @for remark in &it.remarks { p { (remark) } }
-                @if let (true, Some((_, next))) = (standing != Standing::Completed, it.places.first()) {
-                    p.dim { "Next:" code.copy { (next) } }
-                }
+                @for next in it.commands().take(1) { p.dim { "Next:" code.copy { (next) } } }
             }
             h2 { "Where the time went" }
             (lanes_table(run, now))

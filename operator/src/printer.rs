@@ -26,6 +26,7 @@ pub struct View {
 /// arrives.
 pub struct Printer {
     view: View,
+    traces_url: Option<String>,
     /// The sort keys of the events that were printed.
     printed: HashSet<String>,
     /// The number of the last line's run.
@@ -33,10 +34,11 @@ pub struct Printer {
 }
 
 impl Printer {
-    /// A printer that has printed nothing.
+    /// A printer that has printed nothing. A trace's id is appended to `traces_url`.
     #[must_use]
-    pub fn new(view: View) -> Self {
-        Self { view, printed: HashSet::new(), run: None }
+    pub fn new(view: View, traces_url: Option<&str>) -> Self {
+        let traces_url = traces_url.map(str::to_owned);
+        Self { view, traces_url, printed: HashSet::new(), run: None }
     }
 
     /// The runs that are shown, with their numbers: the one called `name`, or all.
@@ -88,7 +90,7 @@ impl Printer {
             if self.view.all && runs.len() > 1 {
                 writeln!(out, "run {number}: {}", timeline::escape(run.invocation_id))?;
             }
-            writeln!(out, "{}", Explanation::of(run, runs, now, None))?;
+            writeln!(out, "{}", Explanation::of(run, runs, now, self.traces_url.as_deref()))?;
         }
         Ok(())
     }

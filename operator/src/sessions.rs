@@ -95,7 +95,9 @@ impl Sources {
         let now = DateTime::from(SystemTime::now()).secs();
         let earliest = since.map(|since| now.saturating_sub_unsigned(since.as_secs()));
         let too_early = |item: &ExecutionListItem| {
-            earliest.is_some_and(|earliest| item.start_date.secs() < earliest - LONGEST_SECONDS)
+            earliest.is_some_and(|earliest| {
+                item.start_date.secs() < earliest.saturating_sub(LONGEST_SECONDS)
+            })
         };
         let ended_before = |item: &ExecutionListItem| {
             earliest.zip(item.stop_date).is_some_and(|(earliest, end)| end.secs() < earliest)

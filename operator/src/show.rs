@@ -26,7 +26,7 @@ pub struct EventsArgs {
 
 /// Shows a session's events, and with `--follow` those that still come.
 pub async fn events(access: &Access, args: &EventsArgs) -> Result<ExitCode> {
-    let (sources, mut printer) = (access.sources()?, Printer::new(args.view));
+    let (sources, mut printer) = (access.sources()?, Printer::new(args.view, access.traces_url()));
     if args.follow {
         return follow(access, &args.id, printer, None).await;
     }

@@ -62,7 +62,7 @@ pub async fn start(access: &Access, args: StartArgs) -> Result<ExitCode> {
     if !args.watch {
         return Ok(ExitCode::SUCCESS);
     }
-    let printer = Printer::new(View::default());
+    let printer = Printer::new(View::default(), access.traces_url());
     follow(access, &session_id, printer, Some(started.execution_arn)).await
 }
 

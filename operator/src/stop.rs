@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, ensure};
 use aws_config::SdkConfig;
 use clap::Args;
-use journal::{Ending, Event, Mark, SdkFault, SessionId, SignKind, Source, Status};
+use journal::{Ending, Event, Journal, Mark, SdkFault, SessionId, SignKind, Source, Status};
 use operator::explain;
 use operator::history::{Run, runs};
 use operator::timeline::{escape, failure};
@@ -54,8 +54,8 @@ pub async fn stop(access: &Access, args: &StopArgs) -> Result<ExitCode> {
     }
     let runs = runs(&events);
     let Some(run) = runs.iter().rfind(|run| works(run)) else {
-        let explained = explain(&runs, SystemTime::now().into(), None);
-        writeln!(out, "No task of the session works. {explained}")?;
+        let explained = explain(&runs, SystemTime::now().into(), access.traces_url());
+        writeln!(out, "There is no task to stop. {explained}")?;
         let (hint, code) = match runs.last().map(|run| run.ending) {
             Some(Ending::Completed(_)) => return Ok(ExitCode::SUCCESS),
             Some(Ending::Failed(_)) => ("To stop its container if that still lives, use --now.", 0),
@@ -64,12 +64,10 @@ pub async fn stop(access: &Access, args: &StopArgs) -> Result<ExitCode> {
         writeln!(out, "{hint}")?;
         return Ok(code.into());
     };
-    let task = run.open_task().context(
+    let (task, mut slot) = newest_task(&journal, &args.id, run).await?.context(
         "the task gives no signs of life (an older image, or HEARTBEAT_SECONDS=0), so it cannot be \
          asked to end; stop its container with --now",
     )?;
-    let signs = journal.signs(&args.id, &task.timestamp).await?;
-    let mut slot = signs.first().map_or(0, |sign| sign.slot + 1);
     let session = journal.session(args.id.clone(), run.invocation_id, Source::Operator);
     let mut signs = session.signs(&task.timestamp, slot);
     while signs.take(Mark::Stop(&args.reason)).await.context("the stop was not written")?.is_some()
@@ -77,7 +75,7 @@ pub async fn stop(access: &Access, args: &StopArgs) -> Result<ExitCode> {
         slot += 1;
     }
     writeln!(out, "Asking the container to end the task. This takes up to 30 s.")?;
-    let (asked, mut answered) = (Instant::now(), false);
+    let (asked, ends, mut answered) = (Instant::now(), ends(run).count(), false);
     loop {
         sleep(POLL_INTERVAL).await;
         // A failed read is repeated, but not forever.
@@ -90,8 +88,7 @@ pub async fn stop(access: &Access, args: &StopArgs) -> Result<ExitCode> {
         };
         let now = operator::history::runs(&events);
         let own = now.iter().find(|other| other.invocation_id == run.invocation_id);
-        let own = own.filter(|own| own.open.iter().all(|open| open.sort_key != task.sort_key));
-        if let Some(event) = own.and_then(end) {
+        if let Some(event) = own.and_then(|own| self::ends(own).nth(ends)) {
             writeln!(out, "The task has ended: {}", said(event))?;
             if now.iter().any(works) {
                 writeln!(out, "Another task of the session works. To end it, stop again.")?;
@@ -121,15 +118,37 @@ pub async fn stop(access: &Access, args: &StopArgs) -> Result<ExitCode> {
 
 /// Whether the run has a task without an end, and is not given up.
 fn works(run: &Run) -> bool {
-    let is_open = run.open.iter().any(|open| open.status == Status::AgentBackgroundTaskStarted);
-    is_open && !run.has(&Status::SessionFailed)
+    starts(run).count() > ends(run).count() && !run.has(&Status::SessionFailed)
 }
 
-/// The newest end of a task of the run.
-fn end<'a>(run: &Run<'a>) -> Option<&'a Event> {
-    use Status::{AgentBackgroundTaskCompleted, AgentBackgroundTaskFailed};
-    let ends = [AgentBackgroundTaskCompleted, AgentBackgroundTaskFailed];
-    run.entries.iter().map(|entry| entry.event).rfind(|event| ends.contains(&event.status))
+fn starts<'a>(run: &Run<'a>) -> impl Iterator<Item = &'a Event> {
+    with_status(run, &[Status::AgentBackgroundTaskStarted])
+}
+
+/// The ends of the run's tasks.
+fn ends<'a>(run: &Run<'a>) -> impl Iterator<Item = &'a Event> {
+    with_status(run, &[Status::AgentBackgroundTaskCompleted, Status::AgentBackgroundTaskFailed])
+}
+
+fn with_status<'a>(run: &Run<'a>, any_of: &'static [Status]) -> impl Iterator<Item = &'a Event> {
+    run.entries.iter().map(|entry| entry.event).filter(|event| any_of.contains(&event.status))
+}
+
+/// Of the run's tasks, the start of the one whose last sign of life is the newest, and its next free
+/// slot: a container that was replaced leaves a task without an end. `None` if none gives signs.
+async fn newest_task<'a>(
+    journal: &Journal,
+    id: &SessionId,
+    run: &Run<'a>,
+) -> Result<Option<(&'a Event, u32)>> {
+    let mut tasks = Vec::new();
+    for task in starts(run).filter(|task| task.heartbeat_seconds.is_some()) {
+        let signs = journal.signs(id, &task.timestamp).await?;
+        let beat = signs.iter().find(|sign| sign.kind == SignKind::Beat);
+        let last = beat.and_then(|beat| beat.timestamp).or(task.timestamp.parse().ok());
+        tasks.push((last, task, signs.first().map_or(0, |sign| sign.slot + 1)));
+    }
+    Ok(tasks.into_iter().max_by_key(|(last, ..)| *last).map(|(_, task, slot)| (task, slot)))
 }
 
 fn said(event: &Event) -> String {

@@ -53,9 +53,9 @@ impl Ui {
                         .route("/sessions/{id}", web::get().to(session))
                         .default_service(web::to(HttpResponse::NotFound)),
                 )
-                .default_service(web::to(HttpResponse::Forbidden))
+                .default_service(web::to(foreign))
         });
-        Ok(server.workers(1).listen(listener)?.run())
+        Ok(server.workers(1).disable_signals().listen(listener)?.run())
     }
 
     async fn list(&self, show: &Show) -> Result<String> {
@@ -101,6 +101,10 @@ fn page(status: StatusCode, text: String) -> HttpResponse {
         .insert_header(("x-content-type-options", "nosniff"))
         .insert_header(("referrer-policy", "no-referrer"))
         .body(text)
+}
+
+async fn foreign() -> HttpResponse {
+    HttpResponse::Forbidden().body("this port is for this machine alone")
 }
 
 /// Whether a request is not that of a foreign web page: with a foreign `Host` that leads here, or a

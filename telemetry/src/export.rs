@@ -96,7 +96,7 @@ impl Export {
         let client = OtlpClient::new(timeout)
             .inspect_err(|error| tracing::error!("no spans will be exported: {error}"))
             .ok()?;
-        let reached = client.reached();
+        let reached = Arc::clone(&client.reached);
         let Ok(exporter) = SpanExporter::builder().with_http().with_http_client(client).build()
         else {
             // The exporter's error has the address, which may hold a password.
@@ -107,11 +107,8 @@ impl Export {
         if variable("OTEL_SPAN_EVENT_COUNT_LIMIT").is_none() {
             builder = builder.with_max_events_per_span(MAX_EVENTS);
         }
-        Some(Self::new(builder.with_batch_exporter(exporter).build(), reached))
-    }
-
-    fn new(provider: SdkTracerProvider, reached: Arc<AtomicBool>) -> Self {
-        Self { provider, reached, flushing: Arc::default() }
+        let provider = builder.with_batch_exporter(exporter).build();
+        Some(Self { provider, reached, flushing: Arc::default() })
     }
 
     async fn flush(&self) {
@@ -181,7 +178,8 @@ mod tests {
         let (end, hangs) = mpsc::channel();
         let exporter = Hangs(std::sync::Mutex::new(hangs));
         let provider = SdkTracerProvider::builder().with_batch_exporter(exporter).build();
-        let export = Export::new(provider.clone(), Arc::default());
+        let (reached, flushing) = (Arc::default(), Arc::default());
+        let export = Export { provider: provider.clone(), reached, flushing };
         runtime.block_on(async {
             for _ in 0..20 {
                 drop(provider.tracer("test").start("span"));

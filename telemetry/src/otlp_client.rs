@@ -32,7 +32,8 @@ pub(crate) struct OtlpClient {
     connector: Connector,
     signer: Signer,
     timeout: Duration,
-    reached: Arc<AtomicBool>,
+    /// Whether the last export succeeded.
+    pub reached: Arc<AtomicBool>,
     /// When the last warning was logged.
     told: Mutex<Option<Instant>>,
 }
@@ -53,11 +54,6 @@ impl OtlpClient {
             reached: Arc::new(AtomicBool::new(true)),
             told: Mutex::default(),
         })
-    }
-
-    /// Whether the last export succeeded.
-    pub fn reached(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.reached)
     }
 
     async fn send(&self, mut request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
