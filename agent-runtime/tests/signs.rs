@@ -175,11 +175,14 @@ async fn a_task_that_works_too_long_or_into_the_end_of_its_container_is_ended() 
         assert!(end.error_message.as_ref().unwrap().contains(said), "{end:?}");
         host.stop().await;
     }
-    // One that starts in a container's last minutes is left to work.
-    let limits = Limits { max_lifetime: Some(three_minutes), ..Limits::default() };
-    let host = Host::start_within(&Dynamo::new(|_| Fault::None), limits);
-    let id = session_id();
-    host.invoke(&id, "run-1", json!({"do": "sleep", "ms": 300})).await;
-    assert_eq!(host.terminal(&id).await.status, Status::AgentBackgroundTaskCompleted);
-    host.stop().await;
+    // One that starts in a container's last minutes is left to work, and so is one that has time.
+    let late = Limits { max_lifetime: Some(three_minutes), ..Limits::default() };
+    let (task_timeout, max_lifetime) = (Some(three_minutes), Some(2 * three_minutes));
+    for limits in [late, Limits { task_timeout, max_lifetime, ..Limits::default() }] {
+        let host = Host::start_within(&Dynamo::new(|_| Fault::None), limits);
+        let id = session_id();
+        host.invoke(&id, "run-1", json!({"do": "sleep", "ms": 300})).await;
+        assert_eq!(host.terminal(&id).await.status, Status::AgentBackgroundTaskCompleted);
+        host.stop().await;
+    }
 }
