@@ -19,10 +19,7 @@ pub(crate) fn list_page(
     now: Timestamp,
     paused: bool,
 ) -> String {
-    let name = |filter| {
-        Filter::ALL.iter().find(|(other, _)| *other == filter).map_or("", |(_, name)| name)
-    };
-    let link = |filter| format!("/?show={}", name(filter));
+    let link = |filter| format!("/?show={filter}");
     let shown = sessions.get(..LISTED).unwrap_or(sessions);
     let mut sorted = Vec::from_iter(shown);
     sorted.sort_by_key(|session| session.standing);
@@ -33,8 +30,8 @@ pub(crate) fn list_page(
                 p { "These are the newest " (LISTED) ". More: " code.copy { "agent-journal list --limit 1000" } }
             }
             nav aria-label="Filter" {
-                @for (other, name) in Filter::ALL {
-                    @if other == filter { b aria-current="page" { (name) } } @else { a href=(link(other)) { (name) } }
+                @for other in Filter::ALL {
+                    @if other == filter { b aria-current="page" { (other) } } @else { a href=(link(other)) { (other) } }
                 }
             }
             div.wide {

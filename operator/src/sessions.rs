@@ -1,5 +1,6 @@
 //! Reads sessions: their executions, with what the journal knows of them.
 
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
@@ -36,13 +37,8 @@ pub enum Filter {
 }
 
 impl Filter {
-    /// All filters and their names, as they are offered.
-    pub(crate) const ALL: [(Self, &str); 4] = [
-        (Self::All, "all"),
-        (Self::Failed, "failed"),
-        (Self::Running, "running"),
-        (Self::Lost, "lost"),
-    ];
+    /// All filters, as they are offered.
+    pub(crate) const ALL: [Self; 4] = [Self::All, Self::Failed, Self::Running, Self::Lost];
 
     /// Whether an execution of this status may be wanted.
     fn may_want(self, status: &str) -> bool {
@@ -63,6 +59,13 @@ impl Filter {
             Self::Running => matches!(standing, Standing::Running | Standing::Silent),
             Self::Lost => matches!(standing, Standing::Lost | Standing::Silent),
         }
+    }
+}
+
+/// The name in an option and in an address.
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{self:?}").to_lowercase())
     }
 }
 
