@@ -66,9 +66,7 @@ impl Explanation {
             places: places(run, traces_url),
         }
     }
-}
 
-impl Explanation {
     /// Commands by which to find out more, unless the run completed.
     pub fn commands(&self) -> impl Iterator<Item = &str> {
         let places = self.places.iter().filter(|(what, _)| !self.completed && *what != TRACE);

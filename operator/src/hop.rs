@@ -106,23 +106,21 @@ pub(crate) fn places(run: &Run, traces_url: Option<&str>) -> Vec<(&'static str, 
     let id = run.entries.iter().find_map(|entry| entry.event.session_id());
     let logs = id.zip(logs);
     places.extend(logs.map(|(id, (what, part))| (what, format!("agent-journal logs {id}{part}"))));
-    let (arn, traces) = (run.invocation_id, traces_url.map(|url| url.trim_end_matches('/')));
+    let arn = run.invocation_id;
     let is_safe = |byte: u8| byte.is_ascii_alphanumeric() || b":_-.".contains(&byte);
     if run.is_workflows() && arn.starts_with("arn:") && arn.bytes().all(is_safe) {
         let command = "aws stepfunctions get-execution-history --execution-arn";
         places.push(("See the execution", format!("{command} {arn}")));
-        let is_commercial = arn.starts_with("arn:aws:states:");
-        if let Some(region) =
-            arn.split(':').nth(3).filter(|_| is_commercial && !arn.contains(LOCAL_ACCOUNT))
-        {
+        let region = arn.strip_prefix("arn:aws:states:").and_then(|rest| rest.split(':').next());
+        let region = region.filter(|_| !arn.contains(LOCAL_ACCOUNT));
+        places.extend(region.map(|region| {
             let console = format!("https://{region}.console.aws.amazon.com/states/home");
             let address = format!("{console}?region={region}#/v2/executions/details/{arn}");
-            places.push(("See it in the console", address));
-        }
+            ("See it in the console", address)
+        }));
     }
     let trace = run.trace_id().filter(|trace| trace.bytes().all(|byte| byte.is_ascii_hexdigit()));
-    places.extend(trace.map(|trace| {
-        (TRACE, traces.map_or_else(|| trace.to_owned(), |url| format!("{url}/{trace}")))
-    }));
+    let url = traces_url.map(|url| format!("{}/", url.trim_end_matches('/'))).unwrap_or_default();
+    places.extend(trace.map(|trace| (TRACE, format!("{url}{trace}"))));
     places
 }
