@@ -228,6 +228,18 @@ async fn a_task_that_is_ended_while_its_server_starts_ends_no_other_tasks_server
     assert_eq!(container.end(&other).await.result.as_deref(), Some("\"slept\""));
 }
 
+/// Long before the task fails of it.
+#[tokio::test]
+async fn a_server_that_listens_elsewhere_is_soon_named_in_the_log() {
+    let container = start("deaf").await;
+    let id = session_id();
+    assert_eq!(container.post(&id, &json!({})).await.0, 200);
+    let hint = "the server does not listen on PORT yet. PORT is ";
+    let said = async || container.program.log().contains(hint).then_some(());
+    eventually("the hint", said).await;
+    assert_eq!(container.events(&id).await.len(), 2, "the task has not ended");
+}
+
 #[tokio::test]
 async fn a_server_that_answers_early_and_is_busy_works_on() {
     let container = start("").await;
