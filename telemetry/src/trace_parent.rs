@@ -41,7 +41,7 @@ impl TraceParent {
     }
 
     /// Reads the two headers of W3C: a `traceparent`, and a `tracestate` with what vendors added to the
-    /// trace. One that is not valid is ignored, as that standard says.
+    /// trace. A `tracestate` that is not valid is ignored, as that standard says.
     ///
     /// # Errors
     /// If the first is no `traceparent`.
