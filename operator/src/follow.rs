@@ -11,7 +11,6 @@ use operator::history::{newest, runs};
 use tokio::time::{Instant, sleep};
 
 use crate::access::Access;
-use crate::show::end;
 
 /// How often a session that is followed is read.
 const FOLLOW_INTERVAL: Duration = Duration::from_secs(1);
@@ -64,13 +63,15 @@ pub async fn follow(
         printer.print(&runs, name)?;
         let ending = runs.iter().find(|run| run.invocation_id == name).map(|run| (run, run.ending));
         match (ending, elsewhere) {
-            (Some((_, Ending::Completed(_))), _) => return end(&printer, &runs, name),
+            (Some((_, Ending::Completed(_))), _) => {
+                return Ok(printer.explain(&runs, name)?.into());
+            }
             (Some((run, Ending::Failed(event))), elsewhere) => {
                 let since = failed_since.get_or_insert_with(Instant::now);
                 let last = event.status == Status::SessionFailed || !run.is_workflows();
                 if last || !matches!(elsewhere, Ok(None)) || since.elapsed() >= SESSION_FAILED_GRACE
                 {
-                    return end(&printer, &runs, name);
+                    return Ok(printer.explain(&runs, name)?.into());
                 }
             }
             (_, Ok(Some(ended))) => {

@@ -13,17 +13,6 @@ use crate::timeline::{duration, escape, failure};
 /// Seconds after which a page reloads itself while something on it may still change.
 const REFRESH_SECONDS: u32 = 3;
 
-/// What a page links to.
-#[derive(Debug, Clone, Default)]
-pub struct Links {
-    /// Address of the tracing tool, to which a trace's id is appended.
-    pub traces_url: Option<String>,
-    /// Whether the page is served, so that it can refresh itself and has a list beside it.
-    pub served: bool,
-    /// Whether the reader has paused the refresh.
-    pub paused: bool,
-}
-
 /// The frame of every page.
 pub(crate) fn document(title: &str, refresh: bool, content: &Markup) -> String {
     let markup = html! {
@@ -63,21 +52,29 @@ pub(crate) fn day_and_time(timestamp: &str) -> String {
     timestamp.get(..19).unwrap_or_default().replace('T', " ")
 }
 
-/// The page of a session: its newest run.
+/// The page of a session: its newest run. A trace's id is appended to `traces_url`, the address of the
+/// tracing tool. A page that is served has a list beside it, and refreshes itself unless its reader has
+/// `paused` that; `None`: it is not served.
 #[must_use]
-pub fn session_page(id: &str, runs: &[Run], now: Timestamp, links: &Links) -> String {
+pub fn session_page(
+    id: &str,
+    runs: &[Run],
+    now: Timestamp,
+    traces_url: Option<&str>,
+    paused: Option<bool>,
+) -> String {
     let Some(run) = newest(runs) else {
         let content = html! { h1 { "The journal has no event of session " (id) "." } };
-        return document(id, links.served, &content);
+        return document(id, paused.is_some(), &content);
     };
     let is_running =
         run.ending == Ending::Running && !run.has_expired(now) && run.unwatched.is_none();
     let error_type = run.failure().and_then(|event| event.error_type.as_deref());
     let standing = Standing::of(Some(run), error_type, "", now);
-    let it = Explanation::of(run, runs, now, links.traces_url.as_deref());
-    let refresh = (links.served && is_running).then_some(!links.paused);
+    let it = Explanation::of(run, runs, now, traces_url);
+    let refresh = paused.filter(|_| is_running).map(|paused| !paused);
     let content = html! {
-        @if links.served { nav { a href="/" { "All sessions" } } }
+        @if paused.is_some() { nav { a href="/" { "All sessions" } } }
         main {
             div class={ "verdict " (standing) } {
                 p.dim { "Session " span.mono { (id) } }

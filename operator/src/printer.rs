@@ -79,11 +79,12 @@ impl Printer {
         Ok(())
     }
 
-    /// Explains the run called `name`, or all of them. JSON has no explanation.
+    /// Explains the run called `name`, or all of them; JSON has no explanation. Returns the exit code that
+    /// says how the run stands.
     ///
     /// # Errors
     /// As [`Printer::print`].
-    pub fn explain(&self, runs: &[Run], name: &str) -> io::Result<()> {
+    pub fn explain(&self, runs: &[Run], name: &str) -> io::Result<u8> {
         let (mut out, now) = (anstream::stdout().lock(), SystemTime::now().into());
         for (number, run) in self.shown(runs, name).filter(|_| !self.view.json) {
             writeln!(out)?;
@@ -92,6 +93,7 @@ impl Printer {
             }
             writeln!(out, "{}", Explanation::of(run, runs, now, self.traces_url.as_deref()))?;
         }
-        Ok(())
+        let run = runs.iter().find(|run| run.invocation_id == name);
+        Ok(run.map_or(2, |run| run.exit_code(now)))
     }
 }

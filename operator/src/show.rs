@@ -5,8 +5,8 @@ use std::time::SystemTime;
 use anyhow::{Result, ensure};
 use clap::Args;
 use journal::{Event, Journal, SessionId};
-use operator::history::{Run, is_foreign, newest, runs};
-use operator::page::{Links, session_page};
+use operator::history::{is_foreign, newest, runs};
+use operator::page::session_page;
 use operator::{Printer, View, explain};
 
 use crate::access::Access;
@@ -37,14 +37,7 @@ pub async fn events(access: &Access, args: &EventsArgs) -> Result<ExitCode> {
     };
     let run = newest(&runs).map_or("", |run| run.invocation_id);
     printer.print(&runs, run)?;
-    end(&printer, &runs, run)
-}
-
-/// Explains the run called `name`, and gives the exit code that says how it stands.
-pub fn end(printer: &Printer, runs: &[Run], name: &str) -> Result<ExitCode> {
-    printer.explain(runs, name)?;
-    let run = runs.iter().find(|run| run.invocation_id == name);
-    Ok(run.map_or(2, |run| run.exit_code(SystemTime::now().into())).into())
+    Ok(printer.explain(&runs, run)?.into())
 }
 
 /// Says what happened to a session, and where its trace is shown.
@@ -61,8 +54,8 @@ pub async fn page(access: &Access, id: &SessionId) -> Result<ExitCode> {
     let sources = access.sources()?;
     let events = read(&sources.journal, id).await?;
     let runs = sources.runs(id, &events).await?;
-    let links = Links { traces_url: access.traces_url().map(str::to_owned), ..Links::default() };
-    let page = session_page(id.as_str(), &runs, SystemTime::now().into(), &links);
+    let now = SystemTime::now().into();
+    let page = session_page(id.as_str(), &runs, now, access.traces_url(), None);
     writeln!(io::stdout(), "{page}")?;
     Ok(ExitCode::SUCCESS)
 }

@@ -15,7 +15,7 @@ use journal::{SessionId, display_chain};
 use serde::Deserialize;
 
 use crate::list_page::{LISTED, list_page};
-use crate::page::{Links, problem_page, session_page};
+use crate::page::{problem_page, session_page};
 use crate::sessions::{Filter, Sources};
 
 /// The sources of the pages.
@@ -67,8 +67,8 @@ impl Ui {
     async fn session(&self, id: &SessionId, paused: bool) -> Result<String> {
         let events = self.sources.journal.events(id).await?;
         let runs = self.sources.runs(id, &events).await?;
-        let links = Links { traces_url: self.traces_url.clone(), served: true, paused };
-        Ok(session_page(id.as_str(), &runs, SystemTime::now().into(), &links))
+        let (now, traces_url) = (SystemTime::now().into(), self.traces_url.as_deref());
+        Ok(session_page(id.as_str(), &runs, now, traces_url, Some(paused)))
     }
 }
 
