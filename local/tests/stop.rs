@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
-use journal::Event;
+use journal::{Draft, Event, Mark, SessionId, SignKind, Source, Status};
 use local::asl::ExecutionEnd;
 use nix::sys::signal::{Signal, kill};
 use serde_json::json;
@@ -196,5 +196,37 @@ async fn an_agent_that_npm_starts_saves_its_work() {
     assert_eq!((failure(end).0.as_str(), code), ("Stopped", 0), "{said}");
     let saved = std::fs::read_to_string(folder.path().join("saved")).unwrap();
     assert_eq!(saved, "all of it");
+    stack.system.stop().await;
+}
+
+/// The replaced container's task ends later than the other has started, so the order of the events does
+/// not say which one works.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_replacement_the_task_that_gives_signs_is_asked_to_end() {
+    let stack = Stack::start("cat", 600).await;
+    let journal = stack.system.journal();
+    let id: SessionId = uuid::Uuid::new_v4().to_string().parse().unwrap();
+    let session = journal.session(id.clone(), "run-1", Source::Agent);
+    let (heartbeat, soon) = (Some(Duration::from_secs(20)), Duration::from_secs(5));
+    let append = |draft| session.append(draft, None, soon);
+    append(Draft::task_started(heartbeat)).await.unwrap();
+    let works = append(Draft::task_started(heartbeat)).await.unwrap().to_string();
+    let ended = |error_type| Draft::failure(Status::AgentBackgroundTaskFailed, error_type, "ended");
+    append(ended("Terminated")).await.unwrap();
+    session.signs(&works, 0).take(Mark::Beat(None)).await.unwrap();
+    let container = async {
+        loop {
+            let signs = journal.signs(&id, &works).await.unwrap();
+            if signs.iter().any(|sign| sign.kind == SignKind::Stop) {
+                return append(ended("Stopped")).await.unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let asked = async { stop(&stack, &[id.as_str()], "").await };
+    let both = async { tokio::join!(asked, container).0 };
+    let (code, said) = tokio::time::timeout(Duration::from_secs(30), both).await.unwrap();
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("The task has ended: AGENT_BACKGROUND_TASK_FAILED Stopped"), "{said}");
     stack.system.stop().await;
 }
