@@ -10,9 +10,9 @@ use operator::sessions::Sources;
 /// The end of an error about a missing setting.
 pub const LOCAL: &str = "for the local system, run `. .local/env`, which its `up` writes";
 
-/// Where things are.
+/// Which table, state machine and tracing tool.
 #[derive(Args)]
-pub struct Places {
+pub struct Targets {
     /// The journal's DynamoDB table
     #[arg(long, global = true, env = "JOURNAL_TABLE_NAME", hide_env_values = true)]
     table: Option<String>,
@@ -34,19 +34,19 @@ pub struct Places {
 pub struct Access {
     /// Region, credentials and endpoints.
     pub config: SdkConfig,
-    places: Places,
+    targets: Targets,
 }
 
 impl Access {
     /// # Errors
     /// If no region is set.
-    pub async fn new(places: Places) -> Result<Self> {
+    pub async fn new(targets: Targets) -> Result<Self> {
         let config = aws_config::load_defaults(BehaviorVersion::latest()).await;
         ensure!(
             config.region().is_some(),
             "no AWS region: set AWS_REGION, or a profile that has one; {LOCAL}"
         );
-        Ok(Self { config, places })
+        Ok(Self { config, targets })
     }
 
     /// Step Functions.
@@ -64,7 +64,7 @@ impl Access {
     /// If the table is not known.
     pub fn journal(&self) -> Result<Journal> {
         let settings = Settings::from_env(|name| match name {
-            "JOURNAL_TABLE_NAME" => self.places.table.clone(),
+            "JOURNAL_TABLE_NAME" => self.targets.table.clone(),
             _ => None,
         });
         let unknown = "the journal's table is not known: set JOURNAL_TABLE_NAME or give --table";
@@ -79,11 +79,11 @@ impl Access {
     pub fn state_machine(&self) -> Result<&str> {
         let unknown =
             "the state machine is not known: set STATE_MACHINE_ARN or give --state-machine";
-        self.places.state_machine.as_deref().with_context(|| format!("{unknown}; {LOCAL}"))
+        self.targets.state_machine.as_deref().with_context(|| format!("{unknown}; {LOCAL}"))
     }
 
     /// The address of the tracing tool.
     pub fn traces_url(&self) -> Option<&str> {
-        self.places.traces_url.as_deref()
+        self.targets.traces_url.as_deref()
     }
 }

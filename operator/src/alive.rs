@@ -10,13 +10,18 @@ const PATIENCE_SECONDS: u64 = 120;
 
 /// Whether the run's open task gives signs of life, and three of them are missing at `now`.
 pub(crate) fn is_silent(run: &Run, now: Timestamp) -> bool {
-    silence(run, now).is_some_and(|(silent, heartbeat)| silent > 3 * heartbeat)
+    silence(run, now).is_some_and(is_long)
+}
+
+/// Whether three signs of life are missing.
+fn is_long((silent, heartbeat): (u64, u64)) -> bool {
+    silent > 3 * heartbeat
 }
 
 /// How much longer the workflow waits for a task that is silent, in words.
 pub(crate) fn patience_left(run: &Run, now: Timestamp) -> Option<String> {
     let waits = run.ending == Ending::Running && run.is_workflows() && run.unwatched.is_none();
-    let (silent, _) = silence(run, now).filter(|_| waits && is_silent(run, now))?;
+    let (silent, _) = silence(run, now).filter(|it| waits && is_long(*it))?;
     Some(match PATIENCE_SECONDS.checked_sub(silent) {
         Some(left) => format!("By default, the workflow gives the session up in about {left} s."),
         None => "By default, the workflow gives the session up within the next minute.".to_owned(),
@@ -47,7 +52,7 @@ pub(crate) fn alive(run: &Run, until: Timestamp) -> Option<String> {
         }
         None => format!("no sign of life since its start {} ago", ago(started, until)),
     };
-    if silent > 3 * heartbeat {
+    if is_long((silent, heartbeat)) {
         sign += &format!(" (due every {heartbeat} s: its container is probably dead)");
     }
     let progress = run.entries.iter().filter(|entry| entry.event.status.is_progress());

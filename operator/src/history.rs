@@ -211,6 +211,11 @@ pub(crate) fn step(status: &Status) -> Option<(&str, bool)> {
     strip(&["_SUCCEEDED", "_COMPLETED", "_FAILED"]).map(|name| (name, true))
 }
 
+/// The agent's own name for a step of its progress.
+pub(crate) fn phase_name(step: &str) -> String {
+    escape(step.strip_prefix("TASK_").unwrap_or(step))
+}
+
 fn time(event: &Event) -> Option<Timestamp> {
     event.timestamp.parse().ok()
 }

@@ -4,8 +4,7 @@ use std::fmt;
 
 use journal::{Event, Status};
 
-use crate::history::{Run, step};
-use crate::timeline::escape;
+use crate::history::{Run, phase_name, step};
 
 /// The part of the system at which a run stands or stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +73,7 @@ pub(crate) fn phase(run: &Run) -> Option<String> {
         false => entry.event,
     };
     let (step, _) = step(&event.status)?;
-    Some(escape(step.strip_prefix("TASK_").unwrap_or(step)))
+    Some(phase_name(step))
 }
 
 /// What the workflow itself could not do with the journal, if that is why it failed.

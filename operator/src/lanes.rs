@@ -2,8 +2,7 @@
 
 use journal::{Ending, SignKind, Status, Timestamp};
 
-use crate::history::{Entry, Run, step};
-use crate::timeline::escape;
+use crate::history::{Entry, Run, phase_name, step};
 
 /// What one part of the system did, or a phase of the agent.
 #[derive(Debug, PartialEq, Eq)]
@@ -114,8 +113,7 @@ fn phases(run: &Run, end: i64) -> Vec<Lane> {
                 Bar { from: at, to: end, state: State::Open(at) }
             }
         };
-        let name = escape(step.strip_prefix("TASK_").unwrap_or(step));
-        Some(Lane { name, bar: Some(bar), missing: None })
+        Some(Lane { name: phase_name(step), bar: Some(bar), missing: None })
     };
     let progress = run.entries.iter().filter(|entry| entry.event.status.is_progress());
     let mut lanes = Vec::from_iter(progress.filter_map(lane));

@@ -7,7 +7,8 @@
 //! - [`listing`] has sessions as lines of a list, [`log_line`] makes log lines readable.
 //! - [`sessions`] reads sessions, [`execution_end`] how an execution ended.
 //! - [`page`] shows a session, or a list, as a page of HTML; [`ui`] serves the pages.
-//! - [`explain`] says what happened, in which part of the system, and whether a task lives.
+//! - [`explain`] says what happened (`verdict`), in which part of the system (`hop`), and whether a task
+//!   lives (`alive`).
 //!
 //! The binary `agent-journal` uses these modules in a terminal.
 
@@ -25,6 +26,7 @@ mod printer;
 pub mod sessions;
 pub mod timeline;
 pub mod ui;
+mod verdict;
 
 pub use explain::explain;
 pub use printer::{Printer, View};

@@ -17,7 +17,7 @@ use clap::{Parser, Subcommand};
 use journal::{InvalidSessionId, SessionId, display_chain};
 use operator::ui::Ui;
 
-use access::{Access, Places};
+use access::{Access, Targets};
 
 /// Start and stop sessions, show their journal, and say what happened to them
 ///
@@ -31,7 +31,7 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
     #[command(flatten)]
-    places: Places,
+    targets: Targets,
 }
 
 #[derive(Subcommand)]
@@ -82,8 +82,8 @@ fn main() -> ExitCode {
     })
 }
 
-async fn run(Cli { command, places }: Cli) -> Result<ExitCode> {
-    let access = Access::new(places).await?;
+async fn run(Cli { command, targets }: Cli) -> Result<ExitCode> {
+    let access = Access::new(targets).await?;
     match command {
         Command::Start(args) => start::start(&access, args).await,
         Command::List(args) => list::list(&access, &args).await,

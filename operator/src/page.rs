@@ -8,7 +8,7 @@ use crate::explain::Explanation;
 use crate::history::{Run, newest};
 use crate::lanes::{Bar, Lane, State, lanes};
 use crate::listing::Standing;
-use crate::timeline::{duration, escape, failure};
+use crate::timeline::{duration, escape, text};
 
 /// Seconds after which a page reloads itself while something on it may still change.
 const REFRESH_SECONDS: u32 = 3;
@@ -81,7 +81,7 @@ pub fn session_page(
                 h1 { (it.verdict) }
                 @if let Some(cause) = &it.cause { p { "Cause: " b { (cause) } } }
                 @for remark in &it.remarks { p { (remark) } }
-                @for next in it.commands().take(1) { p.dim { "Next:" code.copy { (next) } } }
+                @if let Some(next) = it.next() { p.dim { "Next:" code.copy { (next) } } }
             }
             h2 { "Where the time went" }
             (lanes_table(run, now))
@@ -174,7 +174,7 @@ fn events_table(run: &Run) -> Markup {
                             td.mono { (event.timestamp.get(11..23).unwrap_or(&event.timestamp)) }
                             td { (escape(&event.source)) }
                             td.mono.standing[event.status.is_failure()].failed[event.status.is_failure()] { (escape(event.status.as_str())) }
-                            td.long { (failure(event).or_else(|| event.message.as_deref().map(escape)).unwrap_or_default()) }
+                            td.long { (text(event).unwrap_or_default()) }
                         }
                     }
                 }

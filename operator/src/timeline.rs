@@ -36,11 +36,15 @@ pub fn line(entry: &Entry) -> String {
     if let Some(micros) = entry.duration {
         line += &format!("  {DIM}after {}{DIM:#}", duration(micros));
     }
-    let said = failure(event).or_else(|| event.message.as_deref().map(escape));
-    if let Some(said) = said {
-        line += &format!("  {said}");
+    if let Some(text) = text(event) {
+        line += &format!("  {text}");
     }
     line
+}
+
+/// What the event says: on a failure its type and the first line of its message.
+pub(crate) fn text(event: &Event) -> Option<String> {
+    failure(event).or_else(|| event.message.as_deref().map(escape))
 }
 
 /// The result, if the event has one, as it fits a terminal.
