@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use local::agentcore::Lifecycle;
-use local::system::{Agent, Options};
+use local::options::{Agent, Options};
 use testing::TABLE_NAME;
 use tokio::signal::unix::{SignalKind, signal};
 use workflow::Definition;

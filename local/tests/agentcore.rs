@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
 use local::agentcore::Lifecycle;
 use local::asl::{Execution, ExecutionEnd};
-use local::system::Options;
+use local::options::Options;
 use nix::sys::signal::{Signal, kill};
 use serde_json::json;
 use support::{Stack, execution, failure};

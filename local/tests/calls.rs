@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use local::asl::{ExecutionEnd, Resource};
-use local::system::Options;
+use local::options::Options;
 use serde_json::{Value, json};
 use support::{Break, Faulty, IMPATIENT, Stack, execution, failure};
 use testing::Table;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use local::asl::ExecutionEnd;
 use local::collector::Collector;
-use local::system::{Agent, Options};
+use local::options::{Agent, Options};
 use operator::explain;
 use operator::history::runs;
 use serde_json::{Value, json};
