@@ -562,7 +562,7 @@ async fn aborted_and_stopped(stack: &Deployed<'_>) {
     for command in ["explain", "events"] {
         let (output, shown) = stack.session(&[command, &name]);
         assert_eq!(output.status.code(), Some(3), "{shown}");
-        assert!(shown.contains("The execution was aborted "), "{shown}");
+        assert!(shown.contains("The execution has ended (ABORTED) "), "{shown}");
         let how = format!("stop it with: agent-journal stop {name}");
         assert!(shown.contains("nobody watches this session") && shown.contains(&how), "{shown}");
     }

@@ -20,7 +20,6 @@ use local::step_functions::{self, STATE_MACHINE_ARN};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use operator::explain;
-use operator::history::newest;
 use operator::sessions::Sources;
 use operator::ui::Ui;
 use serde_json::{Value, json};
@@ -169,14 +168,14 @@ async fn every_history_is_a_page_with_its_verdict_and_its_open_bar_first() {
         let name = file.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned();
         let events = put_history(&table, &name);
         let id = id_of(&events);
-        let runs = sources.runs(&id, &events).await.unwrap();
+        let runs = sources.runs(&id, &events, None).await.unwrap();
         browser.open(&format!("{url}/sessions/{id}")).await;
         let explained = explain(&runs, SystemTime::now().into(), None);
         let verdict = browser.text("h1").await;
         // How long ago something was changes between the two.
         let stable = |text: &str| text.split(" ago").next().unwrap()[..40].to_owned();
         assert_eq!(stable(&verdict), stable(explained.lines().next().unwrap()), "{name}");
-        let run = newest(&runs).unwrap();
+        let run = runs.last().unwrap();
         // The end is announced only of a run that has none.
         let announced = browser.text(".verdict").await.contains("gives the session up");
         assert!(!announced || run.ending == Ending::Running, "{name}");

@@ -17,13 +17,7 @@ pub struct Targets {
     #[arg(long, global = true, env = "JOURNAL_TABLE_NAME", hide_env_values = true)]
     table: Option<String>,
     /// The state machine's ARN
-    #[arg(
-        long,
-        global = true,
-        value_name = "ARN",
-        env = "STATE_MACHINE_ARN",
-        hide_env_values = true
-    )]
+    #[arg(long, global = true, env = "STATE_MACHINE_ARN", hide_env_values = true)]
     state_machine: Option<String>,
     /// Address of the tracing tool, to which a trace's id is appended, such as http://127.0.0.1:4318/traces
     #[arg(long, global = true, value_name = "URL", env = "TRACES_URL")]
@@ -49,26 +43,19 @@ impl Access {
         Ok(Self { config, targets })
     }
 
-    /// Step Functions.
-    pub fn workflows(&self) -> Client {
-        Client::new(&self.config)
-    }
-
     /// # Errors
     /// If the table is not known.
     pub fn sources(&self) -> Result<Sources> {
-        Ok(Sources { journal: self.journal()?, workflows: self.workflows() })
+        Ok(Sources { journal: self.journal()?, workflows: Client::new(&self.config) })
     }
 
     /// # Errors
     /// If the table is not known.
     pub fn journal(&self) -> Result<Journal> {
-        let settings = Settings::from_env(|name| match name {
-            "JOURNAL_TABLE_NAME" => self.targets.table.clone(),
-            _ => None,
-        });
+        let table =
+            |name: &str| self.targets.table.clone().filter(|_| name == "JOURNAL_TABLE_NAME");
         let unknown = "the journal's table is not known: set JOURNAL_TABLE_NAME or give --table";
-        let settings = settings.with_context(|| format!("{unknown}; {LOCAL}"))?;
+        let settings = Settings::from_env(table).with_context(|| format!("{unknown}; {LOCAL}"))?;
         Ok(Journal::new(aws_sdk_dynamodb::config::Builder::from(&self.config), settings))
     }
 

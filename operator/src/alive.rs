@@ -20,7 +20,7 @@ fn is_long((silent, heartbeat): (u64, u64)) -> bool {
 
 /// How much longer the workflow waits for a task that is silent, in words.
 pub(crate) fn patience_left(run: &Run, now: Timestamp) -> Option<String> {
-    let waits = run.ending == Ending::Running && run.is_workflows() && run.unwatched.is_none();
+    let waits = run.ending == Ending::Running && run.is_workflows() && run.execution.is_none();
     let (silent, _) = silence(run, now).filter(|it| waits && is_long(*it))?;
     Some(match PATIENCE_SECONDS.checked_sub(silent) {
         Some(left) => format!("By default, the workflow gives the session up in about {left} s."),
@@ -43,8 +43,7 @@ pub(crate) fn alive(run: &Run, until: Timestamp) -> Option<String> {
     let (signs, started) = (run.signs.as_ref()?, run.open_task()?);
     let beat = signs.iter().find(|sign| sign.kind == SignKind::Beat);
     let last = beat.and_then(|beat| beat.timestamp);
-    let heartbeat = started.heartbeat_seconds.unwrap_or_default();
-    let silent = silence(run, until).map_or(0, |(silent, _)| silent);
+    let (silent, heartbeat) = silence(run, until)?;
     let mut sign = match last {
         Some(time) => format!("sign of life {} ago", age(time, until)),
         None if silent <= heartbeat => {

@@ -6,9 +6,10 @@ use std::fmt;
 use journal::{Ending, Event, Status, Timestamp};
 
 use crate::alive::patience_left;
-use crate::history::{Run, newest};
-use crate::hop::{TRACE, hop, places};
-use crate::timeline::{details, duration, escape, failure, result};
+use crate::execution_end::unwatched;
+use crate::history::Run;
+use crate::hop::{hop, places, trace};
+use crate::timeline::{details, duration, escape, failure, result, text};
 use crate::verdict::verdict;
 
 /// Says what happened in a session's newest run, where it stopped, and where to look next. `now`
@@ -16,12 +17,12 @@ use crate::verdict::verdict;
 /// tracing tool.
 #[must_use]
 pub fn explain(runs: &[Run], now: Timestamp, traces_url: Option<&str>) -> String {
-    let explained = newest(runs).map(|run| Explanation::of(run, runs, now, traces_url));
+    let explained = runs.last().map(|run| Explanation::of(run, runs, now, traces_url));
     explained.map_or_else(|| "Nothing is known.".to_owned(), |it| it.to_string())
 }
 
 /// What there is to say of a run, in words that are safe to print.
-pub(crate) struct Explanation {
+pub(crate) struct Explanation<'a> {
     pub verdict: String,
     /// On a failure: its type and the first line of its message.
     pub cause: Option<String>,
@@ -29,18 +30,19 @@ pub(crate) struct Explanation {
     pub details: Vec<String>,
     /// What else a reader of the events would wonder about, in sentences.
     pub remarks: Vec<String>,
-    /// The result as it fits a terminal, if there is one.
-    result: Option<String>,
-    completed: bool,
+    /// The end of a run that completed.
+    pub completed: Option<&'a Event>,
     /// What to look at, with a command or an address.
     pub places: Vec<(&'static str, String)>,
+    /// The trace: its address, or its id.
+    pub trace: Option<String>,
 }
 
-impl Explanation {
+impl<'a> Explanation<'a> {
     /// Explains one of the session's `runs`.
-    pub fn of(run: &Run, runs: &[Run], now: Timestamp, traces_url: Option<&str>) -> Self {
+    pub fn of(run: &Run<'a>, runs: &[Run], now: Timestamp, traces_url: Option<&str>) -> Self {
         let failed = run.failure();
-        let mut remarks = Vec::from_iter(run.unwatched.clone());
+        let mut remarks = Vec::from_iter(unwatched(run, now));
         if run.has_expired(now) {
             let text = "Events of this run have expired. A missing event is not a sign of a fault.";
             remarks.push(text.to_owned());
@@ -50,113 +52,95 @@ impl Explanation {
             remarks.extend(patience_left(run, now));
         }
         remarks.extend(self::remarks(run, runs));
-        let completed = match run.ending {
-            Ending::Completed(end) => Some(end),
-            Ending::Running | Ending::Failed(_) => {
-                remarks.push(stopped_at(run));
-                remarks.extend(last_progress(run));
-                None
-            }
+        let (completed, verb) = match run.ending {
+            Ending::Completed(end) => (Some(end), ""),
+            Ending::Running => (None, "It is at"),
+            Ending::Failed(_) => (None, "It stopped at"),
         };
+        if completed.is_none() {
+            remarks.push(format!("{verb}: {}", hop(run).names().1));
+            remarks.extend(last_progress(run));
+        }
         Self {
             verdict: verdict(run, now),
             cause: failed.and_then(failure),
             details: failed.into_iter().flat_map(details).collect(),
             remarks,
-            result: completed.and_then(result),
-            completed: completed.is_some(),
-            places: places(run, traces_url),
+            completed,
+            places: places(run),
+            trace: trace(run, traces_url),
         }
-    }
-
-    /// The command by which to find out more, unless the run completed.
-    pub fn next(&self) -> Option<&str> {
-        let mut places = self.places.iter().filter(|(what, _)| !self.completed && *what != TRACE);
-        places.next().map(|(_, place)| place.as_str())
     }
 }
 
-impl fmt::Display for Explanation {
+impl fmt::Display for Explanation<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.verdict)?;
         self.cause.iter().try_for_each(|cause| write!(f, "\nCause: {cause}"))?;
         self.details.iter().try_for_each(|line| write!(f, "\n  {line}"))?;
         self.remarks.iter().try_for_each(|remark| write!(f, "\n{remark}"))?;
-        self.result.iter().try_for_each(|result| write!(f, "\nIts result: {result}"))?;
-        let places = self.places.iter();
+        let result = self.completed.and_then(result);
+        result.iter().try_for_each(|result| write!(f, "\nIts result: {result}"))?;
         // What completed needs no command to find out why.
-        let mut places = places.filter(|(what, _)| !self.completed || *what == TRACE);
-        places.try_for_each(|(what, place)| write!(f, "\n{what}: {place}"))
+        let mut places = self.places.iter().filter(|_| self.completed.is_none());
+        places.try_for_each(|(what, place)| write!(f, "\n{what}: {place}"))?;
+        self.trace.iter().try_for_each(|trace| write!(f, "\nIts trace: {trace}"))
     }
-}
-
-/// The step at which a run that has not completed is.
-fn stopped_at(run: &Run) -> String {
-    let verb = if run.ending == Ending::Running { "It is at" } else { "It stopped at" };
-    format!("{verb}: {}", hop(run))
 }
 
 /// The agent's newest progress.
 fn last_progress(run: &Run) -> Option<String> {
     let entry = run.entries.iter().rfind(|entry| entry.event.status.is_progress())?;
-    let event = entry.event;
-    let text = event.error_message.as_deref().or(event.message.as_deref()).map(escape);
-    let (status, at) = (escape(event.status.as_str()), entry.offset.map(duration));
-    let (text, at) = (text.map(|text| format!(": {text}")), at.unwrap_or_default());
-    Some(format!("The agent's last progress: {status} at {at}{}", text.unwrap_or_default()))
+    let (status, at) = (escape(entry.event.status.as_str()), entry.offset.map(duration));
+    let text = text(entry.event).map(|text| format!(": {text}")).unwrap_or_default();
+    Some(format!("The agent's last progress: {status} at {}{text}", at.unwrap_or_default()))
 }
 
 /// What else a reader of the events would wonder about.
 fn remarks(run: &Run, runs: &[Run]) -> Vec<String> {
-    let count =
-        |status: &Status| run.entries.iter().filter(|entry| entry.event.status == *status).count();
+    let events = || run.entries.iter().map(|entry| entry.event);
+    let count = |status: &Status| events().filter(|event| event.status == *status).count();
+    let has_error = |name| events().any(|event| event.error_type.as_deref() == Some(name));
     let mut remarks = Vec::new();
     let invocations = count(&Status::AgentInvocationStarted);
     if invocations > 1 {
         let tasks = count(&Status::AgentBackgroundTaskStarted);
         remarks.push(format!("The Lambda ran {invocations} times; tasks started: {tasks}."));
     }
-    let unknown = |event: &Event| event.error_type.as_deref() == Some("OutcomeUnknown");
-    if run.entries.iter().any(|entry| unknown(entry.event)) {
+    if has_error("OutcomeUnknown") {
         remarks.push("The invoker got no answer, so it could not know whether the agent had started (OutcomeUnknown). The agent's own events decide.".to_owned());
     }
-    if run.ending == Ending::Running
-        && let Some(refused) = run.find(&Status::AgentEntrypointFailed)
-    {
+    let refused = run.find(&Status::AgentEntrypointFailed);
+    if let Some(refused) = refused.filter(|_| run.ending == Ending::Running) {
         remarks.push(format!(
             "The container refused a request of this run: {}. If there was no other request, the agent does not work: its start is in the journal, but the container could not know that.",
             failure(refused.event).unwrap_or_default()
         ));
     }
-    if let (Ending::Failed(last), Some(completed)) =
-        (run.ending, run.find(&Status::AgentBackgroundTaskCompleted))
-    {
+    let completed = run.find(&Status::AgentBackgroundTaskCompleted);
+    if let (Ending::Failed(last), Some(completed)) = (run.ending, completed) {
         let result = result(completed.event).unwrap_or_default();
         let after = if completed.event.sort_key > last.sort_key { " after that" } else { "" };
         remarks.push(format!("The agent itself completed{after}. Its result: {result}"));
     }
-    let came_back = run.find(&Status::AgentBackgroundTaskFailed);
-    let came_back = came_back.is_some_and(|end| end.event.error_type.as_deref() == Some("Lost"));
-    if came_back && run.failure().is_some_and(|cause| cause.status == Status::SessionFailed) {
+    let given_up = run.failure().is_some_and(|cause| cause.status == Status::SessionFailed);
+    if given_up && has_error("Lost") {
         remarks.push("Its container reached the table again later, saw that the session had been given up, and ended the agent.".to_owned());
     }
     // The journal puts an event one microsecond after its cause if the writer's clock is behind.
-    let behind = run.entries.windows(2).find_map(|pair| match pair {
-        [cause, effect] if cause.offset.map(|offset| offset + 1) == effect.offset => {
-            (cause.event.source != effect.event.source).then_some((cause.event, effect.event))
-        }
-        _ => None,
+    let mut pairs = run.entries.iter().zip(run.entries.iter().skip(1));
+    let behind = pairs.find(|(cause, effect)| {
+        let next = cause.offset.is_some_and(|offset| effect.offset == Some(offset + 1));
+        next && cause.event.source != effect.event.source
     });
     if let Some((cause, effect)) = behind {
+        let (cause, effect) = (escape(&cause.event.source), escape(&effect.event.source));
         remarks.push(format!(
-            "Clocks differ: the clock of the {} is behind that of the {}. The order of the events is right; their times and durations are not.",
-            escape(&effect.source),
-            escape(&cause.source)
+            "Clocks differ: the clock of the {effect} is behind that of the {cause}. The order of the events is right; their times and durations are not."
         ));
     }
-    let number =
-        runs.iter().take_while(|other| other.invocation_id != run.invocation_id).count() + 1;
-    let count = runs.len();
+    let number = runs.iter().position(|other| other.invocation_id == run.invocation_id);
+    let (number, count) = (number.unwrap_or_default() + 1, runs.len());
     if count > 1 {
         let which = if number == count { "the newest".to_owned() } else { format!("run {number}") };
         remarks.push(format!("This is {which} of {count} runs of the session."));

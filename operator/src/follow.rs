@@ -2,13 +2,10 @@ use std::io::{Write, stderr};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Error, Result, ensure};
-use aws_sdk_sfn::types::ExecutionStatus;
-use journal::{Ending, Event, SdkFault, SessionId, Status, display_chain};
+use anyhow::Result;
+use journal::{Ending, ReadError, SessionId, Status, display_chain};
 use operator::Printer;
-use operator::execution_end::{ended, how};
-use operator::history::{newest, runs};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, interval};
 
 use crate::access::Access;
 
@@ -27,71 +24,52 @@ pub async fn follow(
     access: &Access,
     id: &SessionId,
     mut printer: Printer,
-    execution: Option<String>,
+    execution: Option<&str>,
 ) -> Result<ExitCode> {
-    let (journal, workflows) = (access.journal()?, access.workflows());
-    let mut events: Vec<Event> = Vec::new();
-    let (mut run, mut waiting) = (execution.clone(), false);
-    let (mut failed_since, mut silent_since) = (None, None);
+    let sources = access.sources()?;
+    let mut name = execution.map(str::to_owned);
+    let (mut waits, mut answered, mut failed) = (false, None, None);
+    let mut ticks = interval(FOLLOW_INTERVAL);
     loop {
-        // Asked first, so that what was written before the end is read.
-        let elsewhere = match &execution {
-            Some(arn) => ended(&workflows, arn).await,
-            None => Ok(None),
+        ticks.tick().await;
+        let events = sources.journal.events(id).await;
+        let runs = match &events {
+            Ok(events) => sources.runs(id, events, execution).await,
+            Err(error) => Err(error.clone()),
         };
-        match journal.events(id).await {
-            Ok(read) => (events, silent_since) = (read, None),
-            Err(error) => {
-                tolerate(&error.fault.clone(), error.into(), &events)?;
-                let since = silent_since.get_or_insert_with(Instant::now);
-                ensure!(
-                    since.elapsed() < SILENCE,
-                    "the journal has not answered for {} s; the session goes on",
-                    SILENCE.as_secs()
-                );
-                sleep(FOLLOW_INTERVAL).await;
-                continue;
-            }
-        }
-        if events.is_empty() && !waiting {
-            waiting = true;
+        let Some(runs) = tolerated(runs, &mut answered)? else { continue };
+        if !waits && runs.iter().all(|run| run.entries.is_empty()) {
+            waits = true;
             writeln!(stderr(), "Session {id} has no event yet; waiting for its first.")?;
         }
-        let runs = runs(&events);
-        run = run.or_else(|| newest(&runs).map(|run| run.invocation_id.to_owned()));
-        let name = run.as_deref().unwrap_or_default();
-        printer.print(&runs, name)?;
-        let ending = runs.iter().find(|run| run.invocation_id == name).map(|run| (run, run.ending));
-        match (ending, elsewhere) {
-            (Some((_, Ending::Completed(_))), _) => {
-                return Ok(printer.explain(&runs, name)?.into());
+        name = name.or_else(|| runs.last().map(|run| run.invocation_id.to_owned()));
+        let run = runs.iter().find(|run| Some(run.invocation_id) == name.as_deref());
+        let Some(run) = run else { continue };
+        printer.print(&runs, run.invocation_id)?;
+        let has_ended = match run.ending {
+            Ending::Running => run.execution.is_some(),
+            Ending::Failed(event) if event.status != Status::SessionFailed => {
+                let since = failed.get_or_insert_with(Instant::now);
+                !run.is_workflows() || since.elapsed() >= SESSION_FAILED_GRACE
             }
-            (Some((run, Ending::Failed(event))), elsewhere) => {
-                let since = failed_since.get_or_insert_with(Instant::now);
-                let last = event.status == Status::SessionFailed || !run.is_workflows();
-                if last || !matches!(elsewhere, Ok(None)) || since.elapsed() >= SESSION_FAILED_GRACE
-                {
-                    return Ok(printer.explain(&runs, name)?.into());
-                }
-            }
-            (_, Ok(Some(ended))) => {
-                printer.explain(&runs, name)?;
-                let how = how(&ended);
-                writeln!(stderr(), "The journal does not say how the execution ended: {how}")?;
-                return Ok(u8::from(ended.status != ExecutionStatus::Succeeded).into());
-            }
-            (_, Err(fault)) => tolerate(&fault.clone(), fault.into(), &events)?,
-            (_, Ok(None)) => {}
+            Ending::Failed(_) | Ending::Completed(_) => true,
+        };
+        if has_ended {
+            return Ok(printer.explain(&runs, run.invocation_id)?.into());
         }
-        sleep(FOLLOW_INTERVAL).await;
     }
 }
 
-/// Warns of a failure that may pass. It is an error if it cannot, or if nothing was read before.
-fn tolerate(fault: &SdkFault, error: Error, read: &[Event]) -> Result<()> {
-    if read.is_empty() || fault.is_refusal() {
-        return Err(error);
-    }
-    writeln!(stderr(), "warning: {}; trying again", display_chain(error.as_ref()))?;
-    Ok(())
+/// What was read. Of a failure that may pass, it warns: since the journal has `answered` before, for a while.
+fn tolerated<T>(read: Result<T, ReadError>, answered: &mut Option<Instant>) -> Result<Option<T>> {
+    let error = match (read, *answered) {
+        (Ok(read), _) => {
+            *answered = Some(Instant::now());
+            return Ok(Some(read));
+        }
+        (Err(error), Some(last)) if !error.fault.is_refusal() && last.elapsed() < SILENCE => error,
+        (Err(error), _) => return Err(error.into()),
+    };
+    writeln!(stderr(), "warning: {}; trying again", display_chain(&error))?;
+    Ok(None)
 }

@@ -3,6 +3,8 @@
 
 use std::collections::HashMap;
 
+use aws_sdk_sfn::operation::describe_execution::DescribeExecutionOutput;
+use indexmap::IndexMap;
 use journal::{Ending, Event, SORT_KEY_PREFIX, Sign, Status, Timestamp, ending};
 
 use crate::timeline::escape;
@@ -26,8 +28,8 @@ pub struct Run<'a> {
     pub defects: Vec<String>,
     /// The newest signs of life of its [open task](Run::open_task), newest first, if they were read.
     pub signs: Option<Vec<Sign>>,
-    /// What Step Functions says of its execution, if that has ended although the journal has no end.
-    pub unwatched: Option<String>,
+    /// The end of its execution, if the journal has none and Step Functions was asked.
+    pub execution: Option<DescribeExecutionOutput>,
 }
 
 /// One event in its run.
@@ -41,21 +43,15 @@ pub struct Entry<'a> {
     pub duration: Option<i64>,
 }
 
-/// The runs of a session in the order in which they began. `events` are the session's, in the
+/// The runs of a session in the order in which they began: by its id, a person means the last. `events` are the session's, in the
 /// journal's order.
 ///
 /// [Foreign](is_foreign) items are left out.
 #[must_use]
 pub fn runs(events: &[Event]) -> Vec<Run<'_>> {
-    let mut grouped: Vec<(&str, Vec<&Event>)> = Vec::new();
-    let mut places = HashMap::new();
+    let mut grouped: IndexMap<&str, Vec<_>> = IndexMap::new();
     for event in events.iter().filter(|event| !is_foreign(event)) {
-        let id = event.invocation_id.as_str();
-        let place = *places.entry(id).or_insert(grouped.len());
-        match grouped.get_mut(place) {
-            Some((_, run)) => run.push(event),
-            None => grouped.push((id, vec![event])),
-        }
+        grouped.entry(&event.invocation_id).or_default().push(event);
     }
     grouped.into_iter().map(|(id, run)| Run::new(id, &run, ending(events, id))).collect()
 }
@@ -66,13 +62,12 @@ pub fn is_foreign(event: &Event) -> bool {
     event.status.as_str().is_empty() || event.invocation_id.is_empty()
 }
 
-/// The run that a person means by the session's id.
-#[must_use]
-pub fn newest<'r, 'a>(runs: &'r [Run<'a>]) -> Option<&'r Run<'a>> {
-    runs.last()
-}
-
 impl<'a> Run<'a> {
+    /// A run of which the journal has no event.
+    pub(crate) fn without_events(invocation_id: &'a str) -> Self {
+        Self::new(invocation_id, &[], Ending::Running)
+    }
+
     fn new(invocation_id: &'a str, events: &[&'a Event], ending: Ending<'a>) -> Self {
         let mut run = Self {
             invocation_id,
@@ -81,7 +76,7 @@ impl<'a> Run<'a> {
             open: Vec::new(),
             defects: Vec::new(),
             signs: None,
-            unwatched: None,
+            execution: None,
         };
         let start = events.first().and_then(|event| time(event));
         let mut started: HashMap<&str, Vec<&Event>> = HashMap::new();
@@ -179,18 +174,6 @@ impl<'a> Run<'a> {
     pub fn has_expired(&self, now: Timestamp) -> bool {
         let passed = |seconds: i64| seconds.saturating_mul(1_000_000) <= now.as_micros();
         self.entries.iter().any(|entry| entry.event.expires_at.is_some_and(passed))
-    }
-
-    /// How it stands, as the exit code of a command: 0 completed, 1 failed, 3 running or not known
-    /// any more, 4 broken.
-    #[must_use]
-    pub fn exit_code(&self, now: Timestamp) -> u8 {
-        match self.ending {
-            _ if !self.defects.is_empty() && !self.has_expired(now) => 4,
-            Ending::Completed(_) => 0,
-            Ending::Failed(_) => 1,
-            Ending::Running => 3,
-        }
     }
 
     /// The trace of its first event that has one.

@@ -2,32 +2,33 @@
 
 use journal::{Ending, SignKind, Status, Timestamp};
 
-use crate::history::{Entry, Run, phase_name, step};
+use crate::history::{Run, phase_name, step};
+use crate::timeline::duration;
 
 /// What one part of the system did, or a phase of the agent.
-#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Lane {
     pub name: String,
-    pub bar: Option<Bar>,
-    /// Who should have written what, if the part never began.
-    pub missing: Option<String>,
+    /// `phase`, or `missing` if the part never began.
+    pub class: &'static str,
+    /// Each with its class, and from when to when in microseconds since the run's first event.
+    pub bars: Vec<(&'static str, i64, i64)>,
+    /// How long it took; who should have written what if the part never began.
+    pub text: String,
 }
 
-/// From when to when, in microseconds since the run's first event.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Bar {
-    pub from: i64,
-    pub to: i64,
-    pub state: State,
-}
+impl Lane {
+    fn ended(name: &str, from: i64, to: i64, failed: bool) -> Self {
+        let (class, how) = if failed { ("bad", ", failed") } else { ("", "") };
+        let text = format!("{}{how}", duration(to - from));
+        Self { name: name.to_owned(), class: "", bars: vec![(class, from, to)], text }
+    }
 
-/// How what a bar stands for ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum State {
-    Done,
-    Failed,
-    /// It has no end. Its last sign of life was then, in microseconds.
-    Open(i64),
+    /// It has no end. Its last sign of life was at `sign`.
+    fn open(name: &str, from: i64, sign: i64, to: i64) -> Self {
+        let bars = vec![("open", from, sign), ("waiting", sign, to)];
+        let text = format!("from {}, no end", duration(from));
+        Self { name: name.to_owned(), class: "", bars, text }
+    }
 }
 
 /// A part, the status with which it begins, those with which it ends, and who writes the first.
@@ -56,68 +57,63 @@ pub(crate) fn lanes(run: &Run, now: Timestamp) -> (Vec<Lane>, i64) {
         |time: Timestamp| first.map_or(0, |first: Timestamp| time.as_micros() - first.as_micros());
     let last = run.entries.iter().filter_map(|entry| entry.offset).max().unwrap_or_default();
     let end = if run.ending == Ending::Running { since(now).max(last) } else { last };
-    let signs = run.signs.iter().flatten();
-    let beat = signs.filter(|sign| sign.kind == SignKind::Beat).find_map(|sign| sign.timestamp);
-    let bar = |started: &Status, ends: &dyn Fn(&Status) -> bool| {
-        let at = run.entries.iter().position(|entry| entry.event.status == *started)?;
-        let from = run.entries.get(at)?.offset?;
-        let ended = run.entries.iter().skip(at + 1).rfind(|entry| ends(&entry.event.status));
-        let state = match ended {
-            Some(entry) if entry.event.status.is_failure() => State::Failed,
-            Some(_) => State::Done,
-            None => State::Open(from),
-        };
-        Some(Bar { from, to: ended.and_then(|entry| entry.offset).unwrap_or(end), state })
-    };
+    let mut signs = run.signs.iter().flatten().filter(|sign| sign.kind == SignKind::Beat);
+    let beat = signs.find_map(|sign| sign.timestamp).map(since);
     // A direct call has no parts before the container.
     let skipped = if run.is_workflows() { 0 } else { 3 };
     let mut lanes = Vec::new();
     for (name, started, ends, writer) in parts().into_iter().skip(skipped) {
-        let mut bar = bar(&started, &|status| ends.contains(status));
-        match &mut bar {
+        let at = run.entries.iter().position(|entry| entry.event.status == started);
+        let began = at.and_then(|at| Some((at, run.entries.get(at)?.offset?)));
+        let Some((at, from)) = began else {
+            let text = format!("Never began: {writer} should have written {started}.");
+            let (name, bars) = (name.to_owned(), Vec::new());
+            lanes.push(Lane { name, class: "missing", bars, text });
+            continue;
+        };
+        let mut later = run.entries.iter().skip(at + 1);
+        let ended = later.rfind(|entry| ends.contains(&entry.event.status));
+        lanes.push(match ended {
+            Some(entry) => {
+                let to = entry.offset.unwrap_or(end);
+                Lane::ended(name, from, to, entry.event.status.is_failure())
+            }
             // The end of an execution that succeeds is not in the journal.
-            Some(bar) if name == "workflow" && matches!(run.ending, Ending::Completed(_)) => {
-                bar.state = State::Done;
+            None if name == "workflow" && matches!(run.ending, Ending::Completed(_)) => {
+                Lane::ended(name, from, end, false)
             }
             // It gives no signs of life; a service of AWS runs it.
-            Some(Bar { to, state: State::Open(sign), .. }) if name == "workflow" => *sign = *to,
-            Some(Bar { from, state: State::Open(sign), .. }) if name == "agent" => {
-                *sign = beat.map_or(*from, since).max(*from);
+            None if name == "workflow" => Lane::open(name, from, end, end),
+            None if name == "agent" => {
+                Lane::open(name, from, beat.unwrap_or(from).clamp(from, end), end)
             }
-            _ => {}
-        }
-        let missing = || format!("{writer} should have written {started}");
-        let missing = bar.is_none().then(missing);
-        lanes.push(Lane { name: name.to_owned(), bar, missing });
+            None => Lane::open(name, from, from, end),
+        });
     }
     // A phase that is left open ends with the agent.
-    let agent = lanes.last().and_then(|lane| lane.bar.as_ref()).map_or(end, |bar| bar.to);
+    let agent = lanes.last().and_then(|lane| lane.bars.last()).map_or(end, |(.., to)| *to);
     lanes.extend(phases(run, agent));
     (lanes, end.max(1))
 }
 
 /// The agent's own phases, in the order in which they began. `end` is that of those without one.
 fn phases(run: &Run, end: i64) -> Vec<Lane> {
-    let lane = |entry: &Entry| {
-        let (at, (step, ends)) = (entry.offset?, step(&entry.event.status)?);
-        let key = &entry.event.sort_key;
-        let bar = match ends {
-            true => {
-                let state =
-                    if entry.event.status.is_failure() { State::Failed } else { State::Done };
-                Bar { from: at - entry.duration.unwrap_or_default(), to: at, state }
-            }
-            // The others are shown with their end.
-            false => {
-                run.open.binary_search_by(|open| open.sort_key.cmp(key)).ok()?;
-                Bar { from: at, to: end, state: State::Open(at) }
-            }
-        };
-        Some(Lane { name: phase_name(step), bar: Some(bar), missing: None })
-    };
     let progress = run.entries.iter().filter(|entry| entry.event.status.is_progress());
-    let mut lanes = Vec::from_iter(progress.filter_map(lane));
-    lanes.sort_by_key(|lane| lane.bar.as_ref().map(|bar| bar.from));
+    let lanes = progress.filter_map(|entry| {
+        let (at, (step, ends)) = (entry.offset?, step(&entry.event.status)?);
+        let name = phase_name(step);
+        let lane = if ends {
+            let from = at - entry.duration.unwrap_or_default();
+            Lane::ended(&name, from, at, entry.event.status.is_failure())
+        } else {
+            // The others are shown with their end.
+            run.open.binary_search_by(|open| open.sort_key.cmp(&entry.event.sort_key)).ok()?;
+            Lane::open(&name, at, at, end)
+        };
+        Some(Lane { class: "phase", ..lane })
+    });
+    let mut lanes = Vec::from_iter(lanes);
+    lanes.sort_by_key(|lane| lane.bars.first().map(|(_, from, _)| *from));
     // A flood of phases is in the table of events.
     lanes.truncate(50);
     lanes

@@ -5,7 +5,7 @@
 //! - [`history`] finds runs, durations and contradictions in a session's events.
 //! - [`timeline`] shows events and how a run stands; [`Printer`] prints them as they come.
 //! - [`listing`] has sessions as lines of a list, [`log_line`] makes log lines readable.
-//! - [`sessions`] reads sessions, [`execution_end`] how an execution ended.
+//! - [`sessions`] reads sessions, `execution_end` how an execution ended; [`standing`] says how a run stands.
 //! - [`page`] shows a session, or a list, as a page of HTML; [`ui`] serves the pages.
 //! - [`explain`] says what happened (`verdict`), in which part of the system (`hop`), and whether a task
 //!   lives (`alive`).
@@ -13,17 +13,17 @@
 //! The binary `agent-journal` uses these modules in a terminal.
 
 mod alive;
-pub mod execution_end;
+mod execution_end;
 mod explain;
 pub mod history;
 mod hop;
 mod lanes;
-mod list_page;
 pub mod listing;
 pub mod log_line;
 pub mod page;
 mod printer;
 pub mod sessions;
+pub mod standing;
 pub mod timeline;
 pub mod ui;
 mod verdict;

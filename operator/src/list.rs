@@ -44,30 +44,24 @@ pub async fn list(access: &Access, args: &ListArgs) -> Result<ExitCode> {
         (.., true) => Filter::Lost,
         _ => Filter::All,
     };
-    // One more than are shown, which says whether there are more.
-    let limit = args.limit.saturating_add(1);
-    let mut listed = sources.list(state_machine, filter, args.since, limit).await?;
-    let more = listed.len() > args.limit;
-    listed.truncate(args.limit);
+    let (listed, more) = sources.list(state_machine, filter, args.since, args.limit).await?;
     let mut out = anstream::stdout();
-    if !args.json && !listed.is_empty() {
+    if args.json {
+        for session in &listed {
+            writeln!(out, "{}", serde_json::to_string(session)?)?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !listed.is_empty() {
         writeln!(out, "{HEAD}")?;
     }
     for session in &listed {
-        match args.json {
-            true => writeln!(out, "{}", serde_json::to_string(session)?)?,
-            false => writeln!(out, "{}", session.line())?,
-        }
+        writeln!(out, "{}", session.line())?;
     }
-    if !args.json {
-        writeln!(out, "{}{}", if more { "the newest " } else { "" }, counted(&listed))?;
-        if more {
-            writeln!(
-                std::io::stderr(),
-                "There are more: --limit {}",
-                args.limit.saturating_mul(2)
-            )?;
-        }
+    writeln!(out, "{}{}", if more { "the newest " } else { "" }, counted(&listed))?;
+    if more {
+        let limit = args.limit.saturating_mul(2);
+        writeln!(std::io::stderr(), "There are more: --limit {limit}")?;
     }
     Ok(ExitCode::SUCCESS)
 }

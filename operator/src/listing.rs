@@ -1,73 +1,25 @@
 //! A session as one line of a list: how it stands, where it stopped and why.
 
-use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anstyle::{AnsiColor, Style};
 use aws_sdk_sfn::primitives::DateTime;
 use aws_sdk_sfn::types::ExecutionListItem;
+use journal::Timestamp;
 use journal::text::{headline, truncate};
-use journal::{Ending, Timestamp};
 use serde::Serialize;
 
-use crate::alive::{alive, is_silent};
+use crate::alive::alive;
 use crate::history::Run;
-use crate::hop::{Hop, hop, phase};
-use crate::timeline::{duration, escape};
+use crate::hop::{hop, phase};
+use crate::standing::Standing;
+use crate::timeline::{day_and_time, duration, escape};
 
 /// How much of a reason a line of a terminal has.
 const MAX_WHY_BYTES: usize = 200;
 
 /// What the columns of [`Listed::line`] are.
 pub const HEAD: &str = "started (UTC)               took  standing   session                               where             why";
-
-/// Failures of sessions from whose container nothing more was heard.
-const LOST: [&str; 3] = ["AgentNotStarted", "ContainerLost", "PollAttemptsSpent"];
-
-/// How a session stands, ordered by urgency.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Standing {
-    /// It failed because nothing more was heard from its container.
-    Lost,
-    /// It failed.
-    Failed,
-    /// It runs, and its container gives no sign of life.
-    Silent,
-    /// Somebody stopped its execution, or a time limit did. Its agent may still be working.
-    Unwatched,
-    /// It runs.
-    Running,
-    /// It completed.
-    Completed,
-}
-
-impl Standing {
-    /// How a session stands by its run, the type of its failure, and its execution's status.
-    pub(crate) fn of(
-        run: Option<&Run>,
-        error_type: Option<&str>,
-        status: &str,
-        now: Timestamp,
-    ) -> Self {
-        match (run.map_or(Ending::Running, |run| run.ending), status) {
-            (Ending::Completed(_), _) | (Ending::Running, "SUCCEEDED") => Self::Completed,
-            (Ending::Failed(_), _) | (Ending::Running, "FAILED") => {
-                let is_lost = error_type.is_some_and(|name| LOST.contains(&name));
-                if is_lost { Self::Lost } else { Self::Failed }
-            }
-            (Ending::Running, "ABORTED" | "TIMED_OUT") => Self::Unwatched,
-            (Ending::Running, _) if run.is_some_and(|run| is_silent(run, now)) => Self::Silent,
-            (Ending::Running, _) => Self::Running,
-        }
-    }
-}
-
-impl fmt::Display for Standing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&format!("{self:?}").to_lowercase())
-    }
-}
 
 /// A session as one line of a list.
 #[derive(Debug, Clone, Serialize)]
@@ -79,67 +31,57 @@ pub struct Listed {
     /// When its execution started.
     pub started: String,
     /// When it ended, if it has.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub ended: Option<String>,
     /// How long it took, or has taken so far, in microseconds.
     pub micros: i64,
     /// Where it stands or stopped, unless it completed.
-    #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "where")]
     pub place: Option<&'static str>,
     /// The agent's phase there, if it reports some.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
     /// On a failure: its type.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub error_type: Option<String>,
     /// On a failure: its type and the first line of its message. Of a silent one: since when.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
     /// The execution's ARN.
     pub execution: String,
 }
 
 impl Listed {
-    /// The session `id` by its execution and that one's error and cause, and by its run if the journal
-    /// has one.
+    /// The session `id` by its execution and the run of that.
     #[must_use]
-    pub fn new(
-        id: &str,
-        execution: &ExecutionListItem,
-        failure: Option<(String, String)>,
-        run: Option<&Run>,
-        now: Timestamp,
-    ) -> Self {
-        let failed = run.and_then(Run::failure).map(|event| {
-            let error_type = event.error_type.as_deref().unwrap_or("Error");
-            (error_type.to_owned(), event.error_message.clone().unwrap_or_default())
-        });
-        let (error_type, message) = failed.or(failure).unzip();
-        let status = execution.status.as_str();
-        let standing = Standing::of(run, error_type.as_deref(), status, now);
+    pub fn new(id: &str, execution: &ExecutionListItem, run: &Run, now: Timestamp) -> Self {
+        let standing = run.standing(now);
+        let open = Some(run).filter(|_| standing != Standing::Completed);
         let time =
             |date: DateTime| Timestamp::from(SystemTime::try_from(date).unwrap_or(UNIX_EPOCH));
         let (started, ended) = (time(execution.start_date), execution.stop_date.map(time));
+        let error = run.error();
         let why = match standing {
-            Standing::Unwatched if error_type.is_none() => {
-                Some(format!("the execution has ended ({status})"))
+            Standing::Silent => alive(run, now),
+            Standing::Unwatched if error.is_none() => {
+                Some(format!("the execution has ended ({})", execution.status))
             }
-            Standing::Silent => run.and_then(|run| alive(run, now)),
-            _ => error_type.as_deref().zip(message.as_deref()).map(|(of, text)| headline(of, text)),
+            _ => error.map(|(error_type, message)| headline(error_type, message)),
         };
-        let hop = run.map_or(Hop::Workflow, hop);
         Self {
             id: id.to_owned(),
             standing,
             started: started.to_string(),
             ended: ended.map(|time| time.to_string()),
             micros: (ended.unwrap_or(now).as_micros() - started.as_micros()).max(0),
-            place: (standing != Standing::Completed).then(|| hop.short()),
-            phase: run.filter(|_| standing != Standing::Completed).and_then(phase),
+            place: open.map(|run| hop(run).names().0),
+            phase: open.and_then(phase),
+            error_type: error.map(|(error_type, _)| error_type.to_owned()),
             why,
-            error_type,
             execution: execution.execution_arn.clone(),
         }
+    }
+
+    /// Where it stands or stopped, with the agent's phase.
+    pub(crate) fn location(&self) -> String {
+        let (place, phase) = (self.place.unwrap_or_default(), self.phase.as_deref());
+        format!("{place} {}", phase.unwrap_or_default()).trim_end().to_owned()
     }
 
     /// The line for a terminal, with colours.
@@ -151,10 +93,8 @@ impl Listed {
             Standing::Running => Style::new(),
             Standing::Completed => AnsiColor::Green.on_default(),
         };
-        let started = self.started.get(..19).unwrap_or_default().replace('T', " ");
-        let (took, standing) = (duration(self.micros), self.standing);
-        let phase = self.phase.as_ref().map(|phase| format!(" {phase}")).unwrap_or_default();
-        let place = format!("{}{phase}", self.place.unwrap_or_default());
+        let (started, took) = (day_and_time(&self.started), duration(self.micros));
+        let (standing, place) = (self.standing, self.location());
         let why = escape(truncate(self.why.as_deref().unwrap_or_default(), MAX_WHY_BYTES));
         let line = format!(
             "{started}  {took:>11}  {style}{standing:<9}{style:#}  {:<36}  {place:<16}  {why}",
@@ -171,10 +111,7 @@ pub fn counted(sessions: &[Listed]) -> String {
     standings.sort_unstable();
     let groups = standings.chunk_by(PartialEq::eq);
     let counts = groups.filter_map(|group| Some(format!("{} {}", group.len(), group.first()?)));
-    let counts = Vec::from_iter(counts).join(", ");
-    match sessions.len() {
-        0 => "no session".to_owned(),
-        1 => format!("1 session: {counts}"),
-        number => format!("{number} sessions: {counts}"),
-    }
+    let (number, counts) = (sessions.len(), Vec::from_iter(counts).join(", "));
+    let sessions = if number == 1 { "session" } else { "sessions" };
+    format!("{number} {sessions}: {counts}").trim_end_matches(": ").to_owned()
 }

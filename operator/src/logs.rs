@@ -1,4 +1,4 @@
-use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -75,21 +75,15 @@ pub async fn logs(access: &Access, args: &LogsArgs) -> Result<ExitCode> {
 
 /// The session's lines of a local log; none if the file does not exist.
 fn of_file(who: &'static str, path: &Path, id: &SessionId) -> Result<Vec<Line>> {
-    let file = match std::fs::File::open(path) {
+    let log = match std::fs::read(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        file => file.with_context(|| format!("cannot read {}", path.display()))?,
+        log => log.with_context(|| format!("cannot read {}", path.display()))?,
     };
-    let mut lines = Vec::new();
-    for line in BufReader::new(file).split(b'\n') {
-        let line = line?;
-        let text = String::from_utf8_lossy(&line);
-        if text.contains(id.as_str()) {
-            // {"timestamp":"2026-11-26T02:55:27.162514Z",…
-            let time = text.split('"').nth(3).unwrap_or_default().to_owned();
-            lines.push((time, who, text.into_owned()));
-        }
-    }
-    Ok(lines)
+    let log = String::from_utf8_lossy(&log);
+    let lines = log.lines().filter(|line| line.contains(id.as_str()));
+    // {"timestamp":"2026-11-26T02:55:27.162514Z",…
+    let time = |line: &str| line.split('"').nth(3).unwrap_or_default().to_owned();
+    Ok(lines.map(|line| (time(line), who, line.to_owned())).collect())
 }
 
 /// The session's lines in CloudWatch Logs, around the time of its events.

@@ -41,22 +41,14 @@ impl Printer {
         Self { view, traces_url, printed: HashSet::new(), run: None }
     }
 
-    /// The runs that are shown, with their numbers: the one called `name`, or all.
-    fn shown<'r, 'a>(
-        &self,
-        runs: &'r [Run<'a>],
-        name: &str,
-    ) -> impl Iterator<Item = (usize, &'r Run<'a>)> {
-        (1..).zip(runs).filter(move |(_, run)| self.view.all || run.invocation_id == name)
-    }
-
     /// Prints the events that are new, of the run called `name` or of all.
     ///
     /// # Errors
     /// If stdout cannot be written, for example because its reader has ended.
     pub fn print(&mut self, runs: &[Run], name: &str) -> io::Result<()> {
         let mut out = anstream::stdout().lock();
-        let shown = self.shown(runs, name);
+        let all = self.view.all;
+        let shown = (1..).zip(runs).filter(|(_, run)| all || run.invocation_id == name);
         let entries = shown.flat_map(|(n, run)| run.entries.iter().map(move |it| (n, run, it)));
         let mut entries = Vec::from_iter(entries);
         entries.sort_by(|(_, _, a), (_, _, b)| a.event.sort_key.cmp(&b.event.sort_key));
@@ -69,8 +61,7 @@ impl Printer {
                 writeln!(out, "{}", timeline::json_line(entry.event)?)?;
                 continue;
             }
-            if self.run != Some(number) && (self.run.is_some() || (self.view.all && runs.len() > 1))
-            {
+            if all && runs.len() > 1 && self.run != Some(number) {
                 writeln!(out, "run {number}: {}", timeline::escape(run.invocation_id))?;
             }
             self.run = Some(number);
@@ -86,9 +77,11 @@ impl Printer {
     /// As [`Printer::print`].
     pub fn explain(&self, runs: &[Run], name: &str) -> io::Result<u8> {
         let (mut out, now) = (anstream::stdout().lock(), SystemTime::now().into());
-        for (number, run) in self.shown(runs, name).filter(|_| !self.view.json) {
+        let View { all, json, .. } = self.view;
+        let shown = |run: &Run| !json && (all || run.invocation_id == name);
+        for (number, run) in (1..).zip(runs).filter(|(_, run)| shown(run)) {
             writeln!(out)?;
-            if self.view.all && runs.len() > 1 {
+            if all && runs.len() > 1 {
                 writeln!(out, "run {number}: {}", timeline::escape(run.invocation_id))?;
             }
             writeln!(out, "{}", Explanation::of(run, runs, now, self.traces_url.as_deref()))?;

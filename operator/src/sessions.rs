@@ -9,11 +9,12 @@ use aws_sdk_sfn::primitives::DateTime;
 use aws_sdk_sfn::types::{ExecutionListItem, ExecutionStatus};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use journal::{Event, Journal, ReadError, SdkFault, SessionId};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::history::{Run, runs};
-use crate::listing::{Listed, Standing};
+use crate::listing::Listed;
+use crate::standing::Standing;
 
 /// How many sessions are read at the same time.
 const AT_A_TIME: usize = 16;
@@ -22,7 +23,7 @@ const AT_A_TIME: usize = 16;
 const LONGEST_SECONDS: i64 = 24 * 60 * 60;
 
 /// Which sessions are listed.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Filter {
     /// All of them.
@@ -41,23 +42,22 @@ impl Filter {
     pub(crate) const ALL: [Self; 4] = [Self::All, Self::Failed, Self::Running, Self::Lost];
 
     /// Whether an execution of this status may be wanted.
-    fn may_want(self, status: &str) -> bool {
-        match (self, status) {
-            (Self::All, _) => true,
-            (Self::Running, status) => status == "RUNNING",
+    fn may_want(self, status: &ExecutionStatus) -> bool {
+        match self {
+            Self::All => true,
+            Self::Running => *status == ExecutionStatus::Running,
             // The journal says that a session has failed before its execution has ended.
-            (Self::Failed | Self::Lost, status) => status != "SUCCEEDED",
+            Self::Failed | Self::Lost => *status != ExecutionStatus::Succeeded,
         }
     }
 
     fn wants(self, standing: Standing) -> bool {
+        use Standing::*;
         match self {
             Self::All => true,
-            Self::Failed => {
-                matches!(standing, Standing::Lost | Standing::Failed | Standing::Unwatched)
-            }
-            Self::Running => matches!(standing, Standing::Running | Standing::Silent),
-            Self::Lost => matches!(standing, Standing::Lost | Standing::Silent),
+            Self::Failed => matches!(standing, Lost | Failed | Unwatched),
+            Self::Running => matches!(standing, Running | Silent),
+            Self::Lost => matches!(standing, Lost | Silent),
         }
     }
 }
@@ -65,7 +65,7 @@ impl Filter {
 /// The name in an option and in an address.
 impl fmt::Display for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&format!("{self:?}").to_lowercase())
+        self.serialize(f)
     }
 }
 
@@ -79,7 +79,8 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// The newest `limit` sessions of a state machine, less those that ended longer than `since` ago.
+    /// The newest `limit` sessions of a state machine, less those that ended longer than `since` ago, and
+    /// whether there are more.
     ///
     /// # Errors
     /// If the executions or the events of one cannot be read.
@@ -89,71 +90,73 @@ impl Sources {
         filter: Filter,
         since: Option<Duration>,
         limit: usize,
-    ) -> Result<Vec<Listed>> {
-        let request = self.workflows.list_executions().state_machine_arn(state_machine);
-        let pages = request.max_results(100).into_paginator().send();
-        let pages = stream::unfold(pages, async |mut pages| Some((pages.next().await?, pages)));
+    ) -> Result<(Vec<Listed>, bool)> {
         // Leave out those that ended before that time. Read on, because an older execution may have
         // ended after it.
         let now = DateTime::from(SystemTime::now()).secs();
-        let earliest = since.map(|since| now.saturating_sub_unsigned(since.as_secs()));
-        let too_early = |item: &ExecutionListItem| {
-            earliest.is_some_and(|earliest| {
-                item.start_date.secs() < earliest.saturating_sub(LONGEST_SECONDS)
-            })
+        let earliest = since.map_or(i64::MIN, |since| now.saturating_sub_unsigned(since.as_secs()));
+        let wanted = |item: &ExecutionListItem| {
+            let ended_before = item.stop_date.is_some_and(|end| end.secs() < earliest);
+            filter.may_want(&item.status) && !ended_before
         };
-        let ended_before = |item: &ExecutionListItem| {
-            earliest.zip(item.stop_date).is_some_and(|(earliest, end)| end.secs() < earliest)
-        };
-        pages
-            .map_err(|error| SdkFault::new(&error))
-            .map_ok(|page| stream::iter(page.executions.into_iter().map(Ok::<_, SdkFault>)))
-            .try_flatten()
-            .try_take_while(|item| std::future::ready(Ok(!too_early(item))))
-            .try_filter(|item| {
-                let wanted = filter.may_want(item.status.as_str()) && !ended_before(item);
-                std::future::ready(wanted)
-            })
-            .map(async |item| self.listed(item.context("cannot list the executions")?).await)
-            .buffered(AT_A_TIME)
-            .try_filter(|listed| std::future::ready(filter.wants(listed.standing)))
-            .take(limit)
-            .try_collect()
-            .await
+        let request = self.workflows.list_executions().state_machine_arn(state_machine);
+        let mut pages = request.max_results(100).into_paginator().send();
+        let mut sessions = Vec::new();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|error| SdkFault::new(&error));
+            let executions = page.context("cannot list the executions")?.executions;
+            let oldest = executions.last().map_or(i64::MAX, |item| item.start_date.secs());
+            let read = stream::iter(executions.into_iter().filter(wanted));
+            let mut read = read.map(|item| self.listed(item)).buffered(AT_A_TIME).boxed_local();
+            while let Some(session) = read.try_next().await? {
+                match filter.wants(session.standing) {
+                    true if sessions.len() == limit => return Ok((sessions, true)),
+                    true => sessions.push(session),
+                    false => {}
+                }
+            }
+            if oldest < earliest.saturating_sub(LONGEST_SECONDS) {
+                break;
+            }
+        }
+        Ok((sessions, false))
     }
 
     /// An execution's session.
     async fn listed(&self, item: ExecutionListItem) -> Result<Listed> {
-        let (arn, mut failure) = (item.execution_arn.as_str(), None);
+        let arn = item.execution_arn.as_str();
         let mut id = item.name.parse::<SessionId>().ok();
         let mut events = Vec::new();
         if let Some(id) = &id {
             events = self.journal.events(id).await?;
         }
+        let mut described = None;
         // Its session has another id, or has left nothing.
         if !events.iter().any(|event| event.invocation_id == arn) {
-            let described = self.workflows.describe_execution().execution_arn(arn).send().await;
-            let described = described.map_err(|error| SdkFault::new(&error))?;
-            let input = described.input.as_deref().unwrap_or_default();
+            let execution = described.insert(self.described(arn).await?);
+            let input = execution.input.as_deref().unwrap_or_default();
             let input = serde_json::from_str::<Value>(input).unwrap_or_default();
             let given = input.get("session_id").and_then(Value::as_str);
             if let Some(given) = given.and_then(|id| id.parse::<SessionId>().ok()) {
                 events = self.journal.events(&given).await?;
                 id = Some(given);
             }
-            failure = described.error.map(|error| (error, described.cause.unwrap_or_default()));
         }
-        let mut runs = runs(&events);
-        runs.retain(|run| run.invocation_id == arn);
-        if let (Some(id), ExecutionStatus::Running) = (&id, &item.status) {
-            self.read_signs(id, &mut runs).await?;
+        let mut runs = Vec::new();
+        if let Some(id) = &id {
+            runs = self.runs(id, &events, Some(arn)).await?;
         }
+        let run = runs.into_iter().find(|run| run.invocation_id == arn);
+        let mut run = run.unwrap_or_else(|| Run::without_events(arn));
+        let ended = described.filter(|it| it.status != ExecutionStatus::Running);
+        run.execution = run.execution.or(ended);
         let id = id.as_ref().map_or(item.name.as_str(), SessionId::as_str);
-        Ok(Listed::new(id, &item, failure, runs.first(), SystemTime::now().into()))
+        Ok(Listed::new(id, &item, &run, SystemTime::now().into()))
     }
 
-    /// The runs of a session by its `events`, with the signs of life of their open tasks, and with what
-    /// Step Functions says of the newest if nobody watches it any more.
+    /// The runs of a session by its `events`, with the signs of life of their open tasks, and with their
+    /// executions if those have ended and the journal does not say so. There is a run of `execution` even
+    /// if it has no event.
     ///
     /// # Errors
     /// If the signs cannot be read.
@@ -161,21 +164,17 @@ impl Sources {
         &self,
         id: &SessionId,
         events: &'a [Event],
+        execution: Option<&'a str>,
     ) -> Result<Vec<Run<'a>>, ReadError> {
         let mut runs = runs(events);
-        self.read_signs(id, &mut runs).await?;
-        if let Some(run) = runs.last_mut() {
-            run.unwatched = self.unwatched(run, id).await;
-        }
-        Ok(runs)
-    }
-
-    async fn read_signs(&self, id: &SessionId, runs: &mut [Run<'_>]) -> Result<(), ReadError> {
-        for run in runs {
+        let unknown = execution.filter(|arn| runs.iter().all(|run| run.invocation_id != *arn));
+        runs.extend(unknown.map(Run::without_events));
+        for run in &mut runs {
             if let Some(task) = run.open_task() {
                 run.signs = Some(self.journal.signs(id, &task.timestamp).await?);
             }
+            run.execution = self.ended(run, id).await;
         }
-        Ok(())
+        Ok(runs)
     }
 }

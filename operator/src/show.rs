@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use anyhow::{Result, ensure};
 use clap::Args;
 use journal::{Event, Journal, SessionId};
-use operator::history::{is_foreign, newest, runs};
+use operator::history::is_foreign;
 use operator::page::session_page;
 use operator::{Printer, View, explain};
 
@@ -31,11 +31,8 @@ pub async fn events(access: &Access, args: &EventsArgs) -> Result<ExitCode> {
         return follow(access, &args.id, printer, None).await;
     }
     let events = read(&sources.journal, &args.id).await?;
-    let runs = match args.view.json {
-        true => runs(&events),
-        false => sources.runs(&args.id, &events).await?,
-    };
-    let run = newest(&runs).map_or("", |run| run.invocation_id);
+    let runs = sources.runs(&args.id, &events, None).await?;
+    let run = runs.last().map_or("", |run| run.invocation_id);
     printer.print(&runs, run)?;
     Ok(printer.explain(&runs, run)?.into())
 }
@@ -44,16 +41,16 @@ pub async fn events(access: &Access, args: &EventsArgs) -> Result<ExitCode> {
 pub async fn explained(access: &Access, id: &SessionId) -> Result<ExitCode> {
     let (sources, now) = (access.sources()?, SystemTime::now().into());
     let events = read(&sources.journal, id).await?;
-    let runs = sources.runs(id, &events).await?;
+    let runs = sources.runs(id, &events, None).await?;
     writeln!(anstream::stdout(), "{}", explain(&runs, now, access.traces_url()))?;
-    Ok(newest(&runs).map_or(0, |run| run.exit_code(now)).into())
+    Ok(runs.last().map_or(0, |run| run.exit_code(now)).into())
 }
 
 /// Prints a session's page.
 pub async fn page(access: &Access, id: &SessionId) -> Result<ExitCode> {
     let sources = access.sources()?;
     let events = read(&sources.journal, id).await?;
-    let runs = sources.runs(id, &events).await?;
+    let runs = sources.runs(id, &events, None).await?;
     let now = SystemTime::now().into();
     let page = session_page(id.as_str(), &runs, now, access.traces_url(), None);
     writeln!(io::stdout(), "{page}")?;

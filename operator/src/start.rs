@@ -2,6 +2,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
+use aws_sdk_sfn::Client;
 use clap::Args;
 use journal::{SdkFault, SessionId};
 use operator::{Printer, View};
@@ -45,25 +46,18 @@ pub async fn start(access: &Access, args: StartArgs) -> Result<ExitCode> {
     // Without an id, it is the execution's name.
     let id = input.get("session_id").cloned().unwrap_or_else(|| json!(name));
     let session_id = SessionId::deserialize(id).context("session_id in --input")?;
-    if args.watch {
-        access.journal()?;
-    }
-    let started = access
-        .workflows()
-        .start_execution()
-        .state_machine_arn(state_machine)
-        .name(&name)
-        .input(Value::Object(input).to_string())
-        .send()
-        .await
-        .map_err(|error| SdkFault::new(&error))
-        .with_context(|| format!("cannot start an execution of {state_machine}"))?;
+    args.watch.then(|| access.journal()).transpose()?;
+    let request = Client::new(&access.config).start_execution().state_machine_arn(state_machine);
+    let request = request.name(&name).input(Value::Object(input).to_string());
+    let started = request.send().await.map_err(|error| SdkFault::new(&error));
+    let started =
+        started.with_context(|| format!("cannot start an execution of {state_machine}"))?;
     writeln!(anstream::stdout(), "{session_id}")?;
     if !args.watch {
         return Ok(ExitCode::SUCCESS);
     }
     let printer = Printer::new(View::default(), access.traces_url());
-    follow(access, &session_id, printer, Some(started.execution_arn)).await
+    follow(access, &session_id, printer, Some(&started.execution_arn)).await
 }
 
 fn input(json: Option<&str>, prompt: &[String]) -> Result<Map<String, Value>> {

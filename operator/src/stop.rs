@@ -4,11 +4,12 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use aws_config::SdkConfig;
+use aws_sdk_bedrockagentcore::error::SdkError;
 use clap::Args;
 use journal::{Ending, Event, Journal, Mark, SdkFault, SessionId, SignKind, Source, Status};
 use operator::explain;
 use operator::history::{Run, runs};
-use operator::timeline::{escape, failure};
+use operator::timeline::failure;
 use tokio::time::{Instant, sleep};
 
 use crate::access::Access;
@@ -75,21 +76,19 @@ pub async fn stop(access: &Access, args: &StopArgs) -> Result<ExitCode> {
         slot += 1;
     }
     writeln!(out, "Asking the container to end the task. This takes up to 30 s.")?;
-    let (asked, ends, mut answered) = (Instant::now(), ends(run).count(), false);
+    let (asked, ended, mut answered) = (Instant::now(), ends(run).len(), false);
     loop {
         sleep(POLL_INTERVAL).await;
         // A failed read is repeated, but not forever.
         let events = match journal.events(&args.id).await {
-            Ok(events) => events,
             Err(_) if asked.elapsed() <= END_DEADLINE => continue,
-            Err(error) => {
-                return Err(error).context("the stop was written; its outcome is not known");
-            }
+            events => events.context("the stop was written; its outcome is not known")?,
         };
         let now = operator::history::runs(&events);
         let own = now.iter().find(|other| other.invocation_id == run.invocation_id);
-        if let Some(event) = own.and_then(|own| self::ends(own).nth(ends)) {
-            writeln!(out, "The task has ended: {}", said(event))?;
+        if let Some(event) = own.and_then(|own| ends(own).get(ended).copied()) {
+            let why = failure(event).map(|why| format!(" {why}")).unwrap_or_default();
+            writeln!(out, "The task has ended: {}{why}", event.status)?;
             if now.iter().any(works) {
                 writeln!(out, "Another task of the session works. To end it, stop again.")?;
             }
@@ -97,6 +96,11 @@ pub async fn stop(access: &Access, args: &StopArgs) -> Result<ExitCode> {
         }
         if let Ok(signs) = journal.signs(&args.id, &task.timestamp).await {
             answered |= signs.iter().any(|sign| sign.kind == SignKind::Beat && sign.slot > slot);
+        }
+        if answered && asked.elapsed() > END_DEADLINE {
+            let text = "The container lives and was asked, but its task has not ended.";
+            writeln!(out, "{text} To stop the container, use --now.")?;
+            return Ok(3.into());
         }
         if !answered && asked.elapsed() > ANSWER_DEADLINE {
             writeln!(out, "The container has given no sign of life for 60 s.")?;
@@ -106,32 +110,20 @@ pub async fn stop(access: &Access, args: &StopArgs) -> Result<ExitCode> {
             );
             return stop_container(&access.config, args).await;
         }
-        if asked.elapsed() > END_DEADLINE {
-            writeln!(
-                out,
-                "The container lives and was asked, but its task has not ended. To stop the container, use --now."
-            )?;
-            return Ok(3.into());
-        }
     }
 }
 
 /// Whether the run has a task without an end, and is not given up.
 fn works(run: &Run) -> bool {
-    starts(run).count() > ends(run).count() && !run.has(&Status::SessionFailed)
-}
-
-fn starts<'a>(run: &Run<'a>) -> impl Iterator<Item = &'a Event> {
-    with_status(run, &[Status::AgentBackgroundTaskStarted])
+    let mut open = run.open.iter();
+    let works = open.any(|event| event.status == Status::AgentBackgroundTaskStarted);
+    works && !run.has(&Status::SessionFailed)
 }
 
 /// The ends of the run's tasks.
-fn ends<'a>(run: &Run<'a>) -> impl Iterator<Item = &'a Event> {
-    with_status(run, &[Status::AgentBackgroundTaskCompleted, Status::AgentBackgroundTaskFailed])
-}
-
-fn with_status<'a>(run: &Run<'a>, any_of: &'static [Status]) -> impl Iterator<Item = &'a Event> {
-    run.entries.iter().map(|entry| entry.event).filter(|event| any_of.contains(&event.status))
+fn ends<'a>(run: &Run<'a>) -> Vec<&'a Event> {
+    let ends = [Status::AgentBackgroundTaskCompleted, Status::AgentBackgroundTaskFailed];
+    run.entries.iter().map(|entry| entry.event).filter(|it| ends.contains(&it.status)).collect()
 }
 
 /// Of the run's tasks, the start of the one whose last sign of life is the newest, and its next free
@@ -142,7 +134,10 @@ async fn newest_task<'a>(
     run: &Run<'a>,
 ) -> Result<Option<(&'a Event, u32)>> {
     let mut tasks = Vec::new();
-    for task in starts(run).filter(|task| task.heartbeat_seconds.is_some()) {
+    for task in run.entries.iter().map(|entry| entry.event) {
+        if task.heartbeat_seconds.is_none() {
+            continue;
+        }
         let signs = journal.signs(id, &task.timestamp).await?;
         let beat = signs.iter().find(|sign| sign.kind == SignKind::Beat);
         let last = beat.and_then(|beat| beat.timestamp).or(task.timestamp.parse().ok());
@@ -151,35 +146,24 @@ async fn newest_task<'a>(
     Ok(tasks.into_iter().max_by_key(|(last, ..)| *last).map(|(_, task, slot)| (task, slot)))
 }
 
-fn said(event: &Event) -> String {
-    let status = escape(event.status.as_str());
-    failure(event).map_or(status.clone(), |failure| format!("{status} {failure}"))
-}
-
 /// Has AgentCore stop the session's container.
 async fn stop_container(config: &SdkConfig, args: &StopArgs) -> Result<ExitCode> {
     let runtime = args.runtime.as_ref().context(
         "the AgentCore runtime's ARN is missing: set --runtime or AGENT_RUNTIME_ARN (output AgentRuntimeArn of the stack)",
     )?;
-    let client = aws_sdk_bedrockagentcore::Client::new(config);
-    let stopped = client
-        .stop_runtime_session()
-        .agent_runtime_arn(runtime)
-        .runtime_session_id(args.id.as_str())
-        .send()
-        .await;
-    if let Err(error) = stopped {
-        let fault = SdkFault::new(&error);
-        if error.as_service_error().is_some_and(|it| it.is_resource_not_found_exception()) {
-            let text = "AgentCore has no container of the session any more";
-            writeln!(anstream::stdout(), "{text} ({}).", escape(&fault.to_string()))?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        return Err(fault).context("AgentCore did not stop the session's container");
+    let stop = aws_sdk_bedrockagentcore::Client::new(config).stop_runtime_session();
+    let stop = stop.agent_runtime_arn(runtime).runtime_session_id(args.id.as_str());
+    let stopped = stop.send().await;
+    let answer = stopped.as_ref().map_err(SdkError::as_service_error);
+    let is_gone =
+        answer.is_err_and(|error| error.is_some_and(|it| it.is_resource_not_found_exception()));
+    if is_gone {
+        writeln!(anstream::stdout(), "AgentCore has no container of the session any more.")?;
+        return Ok(ExitCode::SUCCESS);
     }
-    writeln!(
-        anstream::stdout(),
-        "AgentCore has stopped the session's container. If an execution waits for it, that ends by itself, within four minutes by default."
-    )?;
+    let stopped = stopped.map_err(|error| SdkFault::new(&error));
+    stopped.context("AgentCore did not stop the session's container")?;
+    let text = "AgentCore has stopped the session's container. If an execution waits for it, that ends by itself, within four minutes by default.";
+    writeln!(anstream::stdout(), "{text}")?;
     Ok(ExitCode::SUCCESS)
 }

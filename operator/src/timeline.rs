@@ -21,25 +21,17 @@ pub fn line(entry: &Entry) -> String {
     let event = entry.event;
     let offset =
         entry.offset.map_or_else(String::new, |micros| format!("{:.3} s", seconds(micros)));
-    let time = match event.timestamp.parse::<Timestamp>() {
-        Ok(_) => event.timestamp.get(11..23).unwrap_or_default().to_owned(),
-        Err(_) => escape(&event.timestamp),
-    };
+    let time = escape(event.timestamp.get(11..23).unwrap_or(&event.timestamp));
     let (source, status) = (escape(&event.source), escape(event.status.as_str()));
     let style = match &event.status {
         status if status.is_failure() => RED,
         Status::AgentBackgroundTaskCompleted => GREEN,
         _ => Style::new(),
     };
-    let mut line =
-        format!("{offset:>11}  {DIM}{time}{DIM:#}  {source:<8}  {style}{status}{style:#}");
-    if let Some(micros) = entry.duration {
-        line += &format!("  {DIM}after {}{DIM:#}", duration(micros));
-    }
-    if let Some(text) = text(event) {
-        line += &format!("  {text}");
-    }
-    line
+    let took = entry.duration.map(|micros| format!("  {DIM}after {}{DIM:#}", duration(micros)));
+    let (took, text) = (took.unwrap_or_default(), text(event).map(|text| format!("  {text}")));
+    let text = text.unwrap_or_default();
+    format!("{offset:>11}  {DIM}{time}{DIM:#}  {source:<8}  {style}{status}{style:#}{took}{text}")
 }
 
 /// What the event says: on a failure its type and the first line of its message.
@@ -70,6 +62,11 @@ pub fn failure(event: &Event) -> Option<String> {
 /// What follows the first line of a failure's message, such as a traceback.
 pub(crate) fn details(event: &Event) -> impl Iterator<Item = String> {
     event.error_message.as_deref().unwrap_or_default().lines().skip(1).map(escape)
+}
+
+/// Day and time of a timestamp, without fractions of a second.
+pub(crate) fn day_and_time(timestamp: &str) -> String {
+    timestamp.get(..19).unwrap_or_default().replace('T', " ")
 }
 
 /// How long ago an event was.
@@ -104,18 +101,23 @@ fn drives_a_terminal(character: char) -> bool {
     turns || character.is_control() || ('\u{2028}'..='\u{202e}').contains(&character)
 }
 
+/// The text with each character that could drive a terminal `escaped`.
+fn safe(text: &str, escaped: impl Fn(char) -> String) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for character in text.chars() {
+        if drives_a_terminal(character) {
+            safe += &escaped(character);
+        } else {
+            safe.push(character);
+        }
+    }
+    safe
+}
+
 /// The text with its control characters escaped, so that it cannot drive a terminal.
 #[must_use]
 pub fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        if drives_a_terminal(character) {
-            escaped.extend(character.escape_default());
-        } else {
-            escaped.push(character);
-        }
-    }
-    escaped
+    safe(text, |character| character.escape_default().to_string())
 }
 
 /// The event as one line of JSON, with every control character escaped as JSON does it.
@@ -123,16 +125,8 @@ pub fn escape(text: &str) -> String {
 /// # Errors
 /// None in practice: an event holds nothing that JSON cannot.
 pub fn json_line(event: &Event) -> serde_json::Result<String> {
-    let mut line = String::new();
-    for character in serde_json::to_string(event)?.chars() {
-        // All of these are in the first plane, and none is outside a string.
-        if drives_a_terminal(character) {
-            line += &format!("\\u{:04x}", u32::from(character));
-        } else {
-            line.push(character);
-        }
-    }
-    Ok(line)
+    // All of these characters are in the first plane, and none is outside a string.
+    Ok(safe(&serde_json::to_string(event)?, |character| format!("\\u{:04x}", u32::from(character))))
 }
 
 #[cfg(test)]

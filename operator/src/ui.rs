@@ -10,13 +10,14 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, HOST, ORIGIN};
 use actix_web::web::{self, Data, Path, Query};
 use actix_web::{App, HttpResponse, HttpServer};
-use anyhow::Result;
-use journal::{SessionId, display_chain};
+use journal::{ReadError, SessionId, display_chain};
 use serde::Deserialize;
 
-use crate::list_page::{LISTED, list_page};
-use crate::page::{problem_page, session_page};
+use crate::page::{Frame, List, Problem, session_page};
 use crate::sessions::{Filter, Sources};
+
+/// Most sessions on the page with the list.
+const LISTED: usize = 100;
 
 /// The sources of the pages.
 #[derive(Clone)]
@@ -57,40 +58,47 @@ impl Ui {
         });
         Ok(server.workers(1).disable_signals().listen(listener)?.run())
     }
-
-    async fn list(&self, show: &Show) -> Result<String> {
-        let state_machine = &self.state_machine;
-        let listed = self.sources.list(state_machine, show.show, None, LISTED + 1).await?;
-        Ok(list_page(&listed, show.show, SystemTime::now().into(), show.pause))
-    }
-
-    async fn session(&self, id: &SessionId, paused: bool) -> Result<String> {
-        let events = self.sources.journal.events(id).await?;
-        let runs = self.sources.runs(id, &events).await?;
-        let (now, traces_url) = (SystemTime::now().into(), self.traces_url.as_deref());
-        Ok(session_page(id.as_str(), &runs, now, traces_url, Some(paused)))
-    }
 }
 
 async fn list(ui: Data<Ui>, show: Query<Show>) -> HttpResponse {
-    answer(ui.list(&show).await)
+    let (filter, pause) = (show.show, show.pause);
+    let (now, here) = (SystemTime::now().into(), format!("/?show={filter}&"));
+    let frame = Frame { now, refresh: Some(!pause), here };
+    match ui.sources.list(&ui.state_machine, filter, None, LISTED).await {
+        Ok((mut sessions, more)) => {
+            // What needs attention first.
+            sessions.sort_by_key(|session| session.standing);
+            page(StatusCode::OK, List { frame, filter, sessions, more }.to_string())
+        }
+        Err(error) => failed(frame, display_chain(error.as_ref())),
+    }
 }
 
 async fn session(ui: Data<Ui>, id: Path<String>, show: Query<Show>) -> HttpResponse {
-    match id.parse::<SessionId>() {
-        Ok(id) => answer(ui.session(&id, show.pause).await),
-        Err(error) => page(StatusCode::BAD_REQUEST, problem_page(&error.to_string(), false)),
+    let now = SystemTime::now().into();
+    let frame = |refresh| Frame { now, refresh, here: "?".to_owned() };
+    let id = match id.parse::<SessionId>() {
+        Ok(id) => id,
+        Err(error) => {
+            let problem = Problem { frame: frame(None), problem: error.to_string() };
+            return page(StatusCode::BAD_REQUEST, problem.to_string());
+        }
+    };
+    let read = async {
+        let events = ui.sources.journal.events(&id).await?;
+        let runs = ui.sources.runs(&id, &events, None).await?;
+        let (traces_url, paused) = (ui.traces_url.as_deref(), Some(show.pause));
+        Ok::<_, ReadError>(session_page(id.as_str(), &runs, now, traces_url, paused))
+    };
+    match read.await {
+        Ok(text) => page(StatusCode::OK, text),
+        Err(error) => failed(frame(Some(!show.pause)), display_chain(&error)),
     }
 }
 
-fn answer(text: Result<String>) -> HttpResponse {
-    match text {
-        Ok(text) => page(StatusCode::OK, text),
-        // The next attempt may succeed.
-        Err(error) => {
-            page(StatusCode::BAD_GATEWAY, problem_page(&display_chain(error.as_ref()), true))
-        }
-    }
+/// The next attempt may succeed.
+fn failed(frame: Frame, problem: String) -> HttpResponse {
+    page(StatusCode::BAD_GATEWAY, Problem { frame, problem }.to_string())
 }
 
 fn page(status: StatusCode, text: String) -> HttpResponse {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use journal::{Event, Sign, SignKind, Timestamp};
 use operator::explain;
-use operator::history::{is_foreign, newest, runs};
+use operator::history::{is_foreign, runs};
 use operator::timeline;
 
 fn folder() -> PathBuf {
@@ -30,7 +30,7 @@ fn later(events: &[Event]) -> Timestamp {
 /// As on a terminal without colours: the newest run's events, and their explanation.
 fn rendered(events: &[Event]) -> String {
     let runs = runs(events);
-    let run = newest(&runs).unwrap();
+    let run = runs.last().unwrap();
     let mut lines: Vec<_> = run.entries.iter().map(timeline::line).collect();
     lines.push(String::new());
     lines.push(explain(&runs, later(events), None));
@@ -70,7 +70,7 @@ fn every_history_is_shown_and_explained() {
     for (name, code) in EXIT_CODES {
         let events = history(name);
         let runs = runs(&events);
-        assert_eq!(newest(&runs).unwrap().exit_code(later(&events)), code, "{name}");
+        assert_eq!(runs.last().unwrap().exit_code(later(&events)), code, "{name}");
         insta::assert_snapshot!(name, rendered(&events));
     }
 }
@@ -115,7 +115,7 @@ fn broken(base: &str, change: impl FnOnce(&mut Vec<Event>)) -> (u8, String) {
     let mut events = history(base);
     change(&mut events);
     let runs = runs(&events);
-    let run = newest(&runs).unwrap();
+    let run = runs.last().unwrap();
     assert_eq!(
         explain(&runs, later(&events), None).matches("The history is broken").count(),
         run.defects.len()
@@ -217,7 +217,7 @@ fn what_comes_late_or_from_elsewhere_is_explained_too() {
         end.sort_key = format!("EVENT#{}", end.timestamp);
         events.push(end);
         let runs = runs(&events);
-        assert_eq!(newest(&runs).unwrap().exit_code(later(&events)), 1);
+        assert_eq!(runs.last().unwrap().exit_code(later(&events)), 1);
         let said = explain(&runs, later(&events), None);
         assert!(said.contains("could not journal the agent's start, and did not"), "{said}");
         assert!(said.contains("It stopped at: the container's entrypoint"), "{said}");
@@ -279,7 +279,7 @@ fn of_a_session_that_has_expired_nothing_is_broken_and_nothing_runs() {
             event.expires_at = Some(last.as_micros() / 1_000_000 + 1);
         }
         let (runs, now) = (runs(&events), later(&events));
-        (newest(&runs).unwrap().exit_code(now), explain(&runs, now, None))
+        (runs.last().unwrap().exit_code(now), explain(&runs, now, None))
     };
     // Its start is gone.
     let (code, said) =

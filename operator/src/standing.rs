@@ -1,0 +1,79 @@
+//! How a run stands.
+
+use std::fmt;
+
+use aws_sdk_sfn::types::ExecutionStatus;
+use journal::{Ending, Timestamp};
+use serde::Serialize;
+
+use crate::alive::is_silent;
+use crate::history::Run;
+
+/// Failures of runs from whose container nothing more was heard.
+const LOST: [&str; 3] = ["AgentNotStarted", "ContainerLost", "PollAttemptsSpent"];
+
+/// How a run stands, ordered by urgency.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Standing {
+    /// It failed because nothing more was heard from its container.
+    Lost,
+    /// It failed.
+    Failed,
+    /// It runs, and its container gives no sign of life.
+    Silent,
+    /// Somebody stopped its execution, or a time limit did. Its agent may still be working.
+    Unwatched,
+    /// It runs, or its end is not known any more.
+    Running,
+    /// It completed.
+    Completed,
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+impl Run<'_> {
+    /// How it stands at `now`.
+    #[must_use]
+    pub fn standing(&self, now: Timestamp) -> Standing {
+        match (self.ending, self.execution.as_ref().map(|end| &end.status)) {
+            (Ending::Completed(_), _) | (_, Some(ExecutionStatus::Succeeded)) => {
+                Standing::Completed
+            }
+            (Ending::Failed(_), _) | (_, Some(ExecutionStatus::Failed)) => {
+                let is_lost = self.error().is_some_and(|(name, _)| LOST.contains(&name));
+                if is_lost { Standing::Lost } else { Standing::Failed }
+            }
+            (_, Some(_)) => Standing::Unwatched,
+            _ if is_silent(self, now) => Standing::Silent,
+            _ => Standing::Running,
+        }
+    }
+
+    /// Type and message of its failure, or of its execution's.
+    #[must_use]
+    pub fn error(&self) -> Option<(&str, &str)> {
+        let (error_type, message) = match (self.failure(), &self.execution) {
+            (Some(event), _) => (&event.error_type, &event.error_message),
+            (_, Some(end)) => (&end.error, &end.cause),
+            _ => return None,
+        };
+        Some((error_type.as_deref()?, message.as_deref().unwrap_or_default()))
+    }
+
+    /// How it stands, as the exit code of a command: 0 completed, 1 failed, 3 running, not watched or not
+    /// known any more, 4 broken.
+    #[must_use]
+    pub fn exit_code(&self, now: Timestamp) -> u8 {
+        match self.standing(now) {
+            _ if !self.defects.is_empty() && !self.has_expired(now) => 4,
+            Standing::Completed => 0,
+            Standing::Lost | Standing::Failed => 1,
+            Standing::Running | Standing::Silent | Standing::Unwatched => 3,
+        }
+    }
+}
