@@ -54,7 +54,7 @@ impl Access {
     pub fn journal(&self) -> Result<Journal> {
         let table =
             |name: &str| self.targets.table.clone().filter(|_| name == "JOURNAL_TABLE_NAME");
-        let unknown = "the journal's table is not known: set JOURNAL_TABLE_NAME or give --table";
+        let unknown = "the journal's table is unknown: set JOURNAL_TABLE_NAME or give --table";
         let settings = Settings::from_env(table).with_context(|| format!("{unknown}; {LOCAL}"))?;
         Ok(Journal::new(aws_sdk_dynamodb::config::Builder::from(&self.config), settings))
     }
@@ -64,8 +64,7 @@ impl Access {
     /// # Errors
     /// If it is not known.
     pub fn state_machine(&self) -> Result<&str> {
-        let unknown =
-            "the state machine is not known: set STATE_MACHINE_ARN or give --state-machine";
+        let unknown = "the state machine is unknown: set STATE_MACHINE_ARN or give --state-machine";
         self.targets.state_machine.as_deref().with_context(|| format!("{unknown}; {LOCAL}"))
     }
 

@@ -27,14 +27,12 @@ impl Sources {
         id: &SessionId,
     ) -> Option<DescribeExecutionOutput> {
         let arn = run.invocation_id;
-        let has_expired = run.has_expired(SystemTime::now().into());
-        if run.ending != Ending::Running || has_expired || !arn.starts_with("arn:") {
+        let is_open = run.ending == Ending::Running && !run.has_expired(SystemTime::now().into());
+        if !is_open || !arn.starts_with("arn:") {
             return None;
         }
-        let described = tokio::time::timeout(PATIENCE, self.described(arn)).await.ok()?.ok()?;
-        if described.status == ExecutionStatus::Running {
-            return None;
-        }
+        let described = tokio::time::timeout(PATIENCE, self.described(arn)).await.ok()?.ok();
+        let described = described.filter(|it| it.status != ExecutionStatus::Running)?;
         // It may have ended, and written so, after its events were read.
         let events = self.journal.events(id).await.ok()?;
         (ending(&events, arn) == Ending::Running).then_some(described)

@@ -9,7 +9,7 @@ use crate::alive::patience_left;
 use crate::execution_end::unwatched;
 use crate::history::Run;
 use crate::hop::{hop, places, trace};
-use crate::timeline::{details, duration, escape, failure, result, text};
+use crate::timeline::{duration, escape, failure, result, text};
 use crate::verdict::verdict;
 
 /// Says what happened in a session's newest run, where it stopped, and where to look next. `now`
@@ -61,10 +61,11 @@ impl<'a> Explanation<'a> {
             remarks.push(format!("{verb}: {}", hop(run).names().1));
             remarks.extend(last_progress(run));
         }
+        let message = failed.and_then(|event| event.error_message.as_deref());
         Self {
             verdict: verdict(run, now),
             cause: failed.and_then(failure),
-            details: failed.into_iter().flat_map(details).collect(),
+            details: message.unwrap_or_default().lines().skip(1).map(escape).collect(),
             remarks,
             completed,
             places: places(run),

@@ -58,7 +58,8 @@ pub(crate) fn lanes(run: &Run, now: Timestamp) -> (Vec<Lane>, i64) {
     let last = run.entries.iter().filter_map(|entry| entry.offset).max().unwrap_or_default();
     let end = if run.ending == Ending::Running { since(now).max(last) } else { last };
     let mut signs = run.signs.iter().flatten().filter(|sign| sign.kind == SignKind::Beat);
-    let beat = signs.find_map(|sign| sign.timestamp).map(since);
+    let sign = signs.find_map(|sign| sign.timestamp).map(since);
+    let beat = |from: i64| sign.unwrap_or(from).clamp(from, end);
     // A direct call has no parts before the container.
     let skipped = if run.is_workflows() { 0 } else { 3 };
     let mut lanes = Vec::new();
@@ -67,8 +68,7 @@ pub(crate) fn lanes(run: &Run, now: Timestamp) -> (Vec<Lane>, i64) {
         let began = at.and_then(|at| Some((at, run.entries.get(at)?.offset?)));
         let Some((at, from)) = began else {
             let text = format!("Never began: {writer} should have written {started}.");
-            let (name, bars) = (name.to_owned(), Vec::new());
-            lanes.push(Lane { name, class: "missing", bars, text });
+            lanes.push(Lane { name: name.to_owned(), class: "missing", bars: vec![], text });
             continue;
         };
         let mut later = run.entries.iter().skip(at + 1);
@@ -84,9 +84,7 @@ pub(crate) fn lanes(run: &Run, now: Timestamp) -> (Vec<Lane>, i64) {
             }
             // It gives no signs of life; a service of AWS runs it.
             None if name == "workflow" => Lane::open(name, from, end, end),
-            None if name == "agent" => {
-                Lane::open(name, from, beat.unwrap_or(from).clamp(from, end), end)
-            }
+            None if name == "agent" => Lane::open(name, from, beat(from), end),
             None => Lane::open(name, from, from, end),
         });
     }

@@ -2,7 +2,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use aws_sdk_cloudwatchlogs::Client;
 use clap::Args;
 use journal::{Event, SdkFault, SessionId, Timestamp};
@@ -61,14 +61,11 @@ pub async fn logs(access: &Access, args: &LogsArgs) -> Result<ExitCode> {
             ),
         });
     }
+    ensure!(!lines.is_empty(), "the logs have no line of session {}", args.id);
     lines.sort();
     let mut out = anstream::stdout();
     for (_, who, text) in &lines {
         writeln!(out, "{who:<9}  {}", escape(&readable(text)))?;
-    }
-    if lines.is_empty() {
-        writeln!(std::io::stderr(), "The logs have no line of session {}.", args.id)?;
-        return Ok(2.into());
     }
     Ok(ExitCode::SUCCESS)
 }

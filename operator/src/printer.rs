@@ -37,8 +37,7 @@ impl Printer {
     /// A printer that has printed nothing. A trace's id is appended to `traces_url`.
     #[must_use]
     pub fn new(view: View, traces_url: Option<&str>) -> Self {
-        let traces_url = traces_url.map(str::to_owned);
-        Self { view, traces_url, printed: HashSet::new(), run: None }
+        Self { view, traces_url: traces_url.map(str::to_owned), printed: HashSet::new(), run: None }
     }
 
     /// Prints the events that are new, of the run called `name` or of all.

@@ -57,11 +57,9 @@ impl Run<'_> {
     /// Type and message of its failure, or of its execution's.
     #[must_use]
     pub fn error(&self) -> Option<(&str, &str)> {
-        let (error_type, message) = match (self.failure(), &self.execution) {
-            (Some(event), _) => (&event.error_type, &event.error_message),
-            (_, Some(end)) => (&end.error, &end.cause),
-            _ => return None,
-        };
+        let failed = self.failure().map(|event| (&event.error_type, &event.error_message));
+        let ended = self.execution.as_ref().map(|end| (&end.error, &end.cause));
+        let (error_type, message) = failed.or(ended)?;
         Some((error_type.as_deref()?, message.as_deref().unwrap_or_default()))
     }
 

@@ -4,12 +4,12 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use aws_config::SdkConfig;
-use aws_sdk_bedrockagentcore::error::SdkError;
+use aws_sdk_bedrockagentcore::operation::stop_runtime_session::StopRuntimeSessionError as Refusal;
 use clap::Args;
 use journal::{Ending, Event, Journal, Mark, SdkFault, SessionId, SignKind, Source, Status};
 use operator::explain;
 use operator::history::{Run, runs};
-use operator::timeline::failure;
+use operator::timeline::{escape, failure};
 use tokio::time::{Instant, sleep};
 
 use crate::access::Access;
@@ -35,15 +35,8 @@ pub struct StopArgs {
     #[arg(long)]
     now: bool,
     /// The AgentCore runtime's ARN, to stop a container that does not answer
-    #[arg(long, value_name = "ARN", env = "AGENT_RUNTIME_ARN", hide_env_values = true, value_parser = runtime_arn)]
+    #[arg(long, value_name = "ARN", env = "AGENT_RUNTIME_ARN", hide_env_values = true)]
     runtime: Option<String>,
-}
-
-fn runtime_arn(arn: &str) -> Result<String, &'static str> {
-    let valid = arn.starts_with("arn:") && arn.contains(":bedrock-agentcore:");
-    valid
-        .then(|| arn.to_owned())
-        .ok_or("it must be arn:PARTITION:bedrock-agentcore:REGION:ACCOUNT:runtime/ID")
 }
 
 /// Ends the newest running task of a session.
@@ -115,9 +108,8 @@ pub async fn stop(access: &Access, args: &StopArgs) -> Result<ExitCode> {
 
 /// Whether the run has a task without an end, and is not given up.
 fn works(run: &Run) -> bool {
-    let mut open = run.open.iter();
-    let works = open.any(|event| event.status == Status::AgentBackgroundTaskStarted);
-    works && !run.has(&Status::SessionFailed)
+    let is_task = |event: &&Event| event.status == Status::AgentBackgroundTaskStarted;
+    run.open.iter().any(is_task) && !run.has(&Status::SessionFailed)
 }
 
 /// The ends of the run's tasks.
@@ -134,10 +126,8 @@ async fn newest_task<'a>(
     run: &Run<'a>,
 ) -> Result<Option<(&'a Event, u32)>> {
     let mut tasks = Vec::new();
-    for task in run.entries.iter().map(|entry| entry.event) {
-        if task.heartbeat_seconds.is_none() {
-            continue;
-        }
+    let events = run.entries.iter().map(|entry| entry.event);
+    for task in events.filter(|event| event.heartbeat_seconds.is_some()) {
         let signs = journal.signs(id, &task.timestamp).await?;
         let beat = signs.iter().find(|sign| sign.kind == SignKind::Beat);
         let last = beat.and_then(|beat| beat.timestamp).or(task.timestamp.parse().ok());
@@ -148,22 +138,24 @@ async fn newest_task<'a>(
 
 /// Has AgentCore stop the session's container.
 async fn stop_container(config: &SdkConfig, args: &StopArgs) -> Result<ExitCode> {
-    let runtime = args.runtime.as_ref().context(
-        "the AgentCore runtime's ARN is missing: set --runtime or AGENT_RUNTIME_ARN (output AgentRuntimeArn of the stack)",
+    let runtime = args.runtime.as_ref().filter(|arn| arn.contains(":bedrock-agentcore:")).context(
+        "to stop a container, set --runtime or AGENT_RUNTIME_ARN to the ARN of the AgentCore runtime: arn:PARTITION:bedrock-agentcore:REGION:ACCOUNT:runtime/ID (output AgentRuntimeArn of the stack)",
     )?;
     let stop = aws_sdk_bedrockagentcore::Client::new(config).stop_runtime_session();
     let stop = stop.agent_runtime_arn(runtime).runtime_session_id(args.id.as_str());
-    let stopped = stop.send().await;
-    let answer = stopped.as_ref().map_err(SdkError::as_service_error);
-    let is_gone =
-        answer.is_err_and(|error| error.is_some_and(|it| it.is_resource_not_found_exception()));
-    if is_gone {
-        writeln!(anstream::stdout(), "AgentCore has no container of the session any more.")?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let stopped = stopped.map_err(|error| SdkFault::new(&error));
-    stopped.context("AgentCore did not stop the session's container")?;
-    let text = "AgentCore has stopped the session's container. If an execution waits for it, that ends by itself, within four minutes by default.";
-    writeln!(anstream::stdout(), "{text}")?;
+    let said = match stop.send().await {
+        Err(error)
+            if error.as_service_error().is_some_and(Refusal::is_resource_not_found_exception) =>
+        {
+            let fault = escape(&SdkFault::new(&error).to_string());
+            format!("AgentCore has no container of the session any more ({fault}).")
+        }
+        answer => {
+            let answer = answer.map_err(|error| SdkFault::new(&error));
+            answer.context("AgentCore did not stop the session's container")?;
+            "AgentCore has stopped the session's container. If an execution waits for it, that ends by itself, within four minutes by default.".to_owned()
+        }
+    };
+    writeln!(anstream::stdout(), "{said}")?;
     Ok(ExitCode::SUCCESS)
 }

@@ -59,11 +59,6 @@ pub fn failure(event: &Event) -> Option<String> {
     Some(escape(&headline(event.error_type.as_deref().unwrap_or("Error"), message)))
 }
 
-/// What follows the first line of a failure's message, such as a traceback.
-pub(crate) fn details(event: &Event) -> impl Iterator<Item = String> {
-    event.error_message.as_deref().unwrap_or_default().lines().skip(1).map(escape)
-}
-
 /// Day and time of a timestamp, without fractions of a second.
 pub(crate) fn day_and_time(timestamp: &str) -> String {
     timestamp.get(..19).unwrap_or_default().replace('T', " ")

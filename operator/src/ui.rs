@@ -70,19 +70,17 @@ async fn list(ui: Data<Ui>, show: Query<Show>) -> HttpResponse {
             sessions.sort_by_key(|session| session.standing);
             page(StatusCode::OK, List { frame, filter, sessions, more }.to_string())
         }
-        Err(error) => failed(frame, display_chain(error.as_ref())),
+        // The next attempt may succeed.
+        Err(error) => failed(StatusCode::BAD_GATEWAY, frame, display_chain(error.as_ref())),
     }
 }
 
 async fn session(ui: Data<Ui>, id: Path<String>, show: Query<Show>) -> HttpResponse {
-    let now = SystemTime::now().into();
+    let (now, refresh) = (SystemTime::now().into(), Some(!show.pause));
     let frame = |refresh| Frame { now, refresh, here: "?".to_owned() };
     let id = match id.parse::<SessionId>() {
         Ok(id) => id,
-        Err(error) => {
-            let problem = Problem { frame: frame(None), problem: error.to_string() };
-            return page(StatusCode::BAD_REQUEST, problem.to_string());
-        }
+        Err(error) => return failed(StatusCode::BAD_REQUEST, frame(None), error.to_string()),
     };
     let read = async {
         let events = ui.sources.journal.events(&id).await?;
@@ -92,13 +90,12 @@ async fn session(ui: Data<Ui>, id: Path<String>, show: Query<Show>) -> HttpRespo
     };
     match read.await {
         Ok(text) => page(StatusCode::OK, text),
-        Err(error) => failed(frame(Some(!show.pause)), display_chain(&error)),
+        Err(error) => failed(StatusCode::BAD_GATEWAY, frame(refresh), display_chain(&error)),
     }
 }
 
-/// The next attempt may succeed.
-fn failed(frame: Frame, problem: String) -> HttpResponse {
-    page(StatusCode::BAD_GATEWAY, Problem { frame, problem }.to_string())
+fn failed(status: StatusCode, frame: Frame, problem: String) -> HttpResponse {
+    page(status, Problem { frame, problem }.to_string())
 }
 
 fn page(status: StatusCode, text: String) -> HttpResponse {
