@@ -99,6 +99,12 @@ async fn sessions_are_listed_with_where_and_why_and_their_logs_are_shown() {
     assert_eq!(ids(operator.list(&["--lost"]).await), Vec::<String>::new());
     assert_eq!(ids(operator.list(&["--failed", "--limit", "1"]).await), ["short"]);
     assert_eq!(ids(operator.list(&["--since", "1h"]).await).len(), 4);
+    // A second after their end, three of them have not ended since.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while ids(operator.list(&["--since", "0s"]).await) != [hangs] {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     // Whether there are more is known, and not guessed.
     for (limit, newest, said) in [("3", true, "There are more: --limit 6\n"), ("4", false, "")] {
         let (_, shown, stderr) = operator.run(&["list", "--limit", limit]).await;
@@ -148,6 +154,11 @@ async fn sessions_are_listed_with_where_and_why_and_their_logs_are_shown() {
     workflows.stop_execution().execution_arn(arn).send().await.unwrap();
     let listed = operator.list(&["--failed", "--limit", "1"]).await;
     assert_eq!((&listed[0]["id"], &listed[0]["standing"]), (&json!(stopped), &json!("unwatched")));
+    // Who follows it is told, and does not wait for an end that nobody will write.
+    let (code, shown, _) = operator.run(&["events", stopped, "--follow"]).await;
+    assert_eq!(code, Some(3));
+    assert!(shown.contains("The session has no end in the journal. "), "{shown}");
+    assert!(shown.contains("The execution has ended (ABORTED) "), "{shown}");
     step_functions.stop().await;
     system.stop().await;
 }

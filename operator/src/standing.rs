@@ -41,13 +41,12 @@ impl Run<'_> {
     #[must_use]
     pub fn standing(&self, now: Timestamp) -> Standing {
         match (self.ending, self.execution.as_ref().map(|end| &end.status)) {
-            (Ending::Completed(_), _) | (_, Some(ExecutionStatus::Succeeded)) => {
-                Standing::Completed
-            }
+            (Ending::Completed(_), _) => Standing::Completed,
             (Ending::Failed(_), _) | (_, Some(ExecutionStatus::Failed)) => {
                 let is_lost = self.error().is_some_and(|(name, _)| LOST.contains(&name));
                 if is_lost { Standing::Lost } else { Standing::Failed }
             }
+            (_, Some(ExecutionStatus::Succeeded)) => Standing::Completed,
             (_, Some(_)) => Standing::Unwatched,
             _ if is_silent(self, now) => Standing::Silent,
             _ => Standing::Running,
@@ -57,10 +56,12 @@ impl Run<'_> {
     /// Type and message of its failure, or of its execution's.
     #[must_use]
     pub fn error(&self) -> Option<(&str, &str)> {
-        let failed = self.failure().map(|event| (&event.error_type, &event.error_message));
-        let ended = self.execution.as_ref().map(|end| (&end.error, &end.cause));
-        let (error_type, message) = failed.or(ended)?;
-        Some((error_type.as_deref()?, message.as_deref().unwrap_or_default()))
+        let Some(event) = self.failure() else {
+            let end = self.execution.as_ref()?;
+            return Some((end.error()?, end.cause().unwrap_or_default()));
+        };
+        let error_type = event.error_type.as_deref().unwrap_or("Error");
+        Some((error_type, event.error_message.as_deref().unwrap_or_default()))
     }
 
     /// How it stands, as the exit code of a command: 0 completed, 1 failed, 3 running, not watched or not

@@ -22,7 +22,10 @@ pub(crate) fn verdict(run: &Run, now: Timestamp) -> String {
         Ending::Running if run.has_expired(now) => {
             return "It is not known any more how the session ended.".to_owned();
         }
-        Ending::Running => return format!("The session has not ended. {}", silence(run, now)),
+        Ending::Running => {
+            let end = if run.execution.is_none() { "not ended" } else { "no end in the journal" };
+            return format!("The session has {end}. {}", silence(run, now));
+        }
         Ending::Failed(last) => last,
     };
     let cause = run.failure().unwrap_or(last);
