@@ -168,7 +168,7 @@ async fn every_history_is_a_page_with_its_verdict_and_its_open_bar_first() {
         let name = file.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned();
         let events = put_history(&table, &name);
         let id = id_of(&events);
-        let runs = sources.runs(&id, &events, None).await.unwrap();
+        let runs = sources.runs(&id, &events).await.unwrap();
         browser.open(&format!("{url}/sessions/{id}")).await;
         let explained = explain(&runs, SystemTime::now().into(), None);
         let verdict = browser.text("h1").await;

@@ -3,10 +3,10 @@
 
 use std::fmt;
 
+use aws_sdk_sfn::types::ExecutionStatus;
 use journal::{Ending, Event, Status, Timestamp};
 
 use crate::alive::patience_left;
-use crate::execution_end::unwatched;
 use crate::history::Run;
 use crate::hop::{hop, places, trace};
 use crate::timeline::{duration, escape, failure, result, text};
@@ -21,7 +21,7 @@ pub fn explain(runs: &[Run], now: Timestamp, traces_url: Option<&str>) -> String
     explained.map_or_else(|| "Nothing is known.".to_owned(), |it| it.to_string())
 }
 
-/// What there is to say of a run, in words that are safe to print.
+/// What there is to say of a run. Its texts are safe to print.
 pub(crate) struct Explanation<'a> {
     pub verdict: String,
     /// On a failure: its type and the first line of its message.
@@ -42,7 +42,7 @@ impl<'a> Explanation<'a> {
     /// Explains one of the session's `runs`.
     pub fn of(run: &Run<'a>, runs: &[Run], now: Timestamp, traces_url: Option<&str>) -> Self {
         let failed = run.failure();
-        let mut remarks = Vec::from_iter(unwatched(run, now));
+        let mut remarks = Vec::from_iter(unwatched(run));
         if run.has_expired(now) {
             let text = "Events of this run have expired. A missing event is not a sign of a fault.";
             remarks.push(text.to_owned());
@@ -89,6 +89,16 @@ impl fmt::Display for Explanation<'_> {
     }
 }
 
+/// Says that nobody watches a run any more, although the journal has no end of it.
+pub(crate) fn unwatched(run: &Run) -> Option<String> {
+    let end = run.execution.as_ref().filter(|_| run.ending == Ending::Running)?;
+    let said = [Some(end.status.as_str()), end.error.as_deref(), end.cause.as_deref()];
+    let said = escape(&said.into_iter().flatten().collect::<Vec<_>>().join(": "));
+    let is_good = end.status == ExecutionStatus::Succeeded;
+    let nobody = if is_good { "" } else { ": nobody watches this session" };
+    Some(format!("The execution has ended ({said}){nobody}."))
+}
+
 /// The agent's newest progress.
 fn last_progress(run: &Run) -> Option<String> {
     let entry = run.entries.iter().rfind(|entry| entry.event.status.is_progress())?;
@@ -124,10 +134,6 @@ fn remarks(run: &Run, runs: &[Run]) -> Vec<String> {
         let after = if completed.event.sort_key > last.sort_key { " after that" } else { "" };
         remarks.push(format!("The agent itself completed{after}. Its result: {result}"));
     }
-    let given_up = run.failure().is_some_and(|cause| cause.status == Status::SessionFailed);
-    if given_up && has_error("Lost") {
-        remarks.push("Its container reached the table again later, saw that the session had been given up, and ended the agent.".to_owned());
-    }
     // The journal puts an event one microsecond after its cause if the writer's clock is behind.
     let mut pairs = run.entries.iter().zip(run.entries.iter().skip(1));
     let behind = pairs.find(|(cause, effect)| {
@@ -144,7 +150,8 @@ fn remarks(run: &Run, runs: &[Run]) -> Vec<String> {
     let (number, count) = (number.unwrap_or_default() + 1, runs.len());
     if count > 1 {
         let which = if number == count { "the newest".to_owned() } else { format!("run {number}") };
-        remarks.push(format!("This is {which} of {count} runs of the session."));
+        let all = format!("agent-journal events {} --all", run.session_id());
+        remarks.push(format!("This is {which} of {count} runs of the session. See all: {all}"));
     }
     remarks
 }

@@ -2,10 +2,11 @@ use std::io::{Write, stderr};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
-use journal::{Ending, ReadError, SessionId, Status, display_chain};
+use anyhow::{Result, ensure};
+use journal::{Ending, SessionId, Status, display_chain};
 use operator::Printer;
-use tokio::time::{Instant, interval};
+use operator::history::{Run, runs};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::access::Access;
 
@@ -28,48 +29,54 @@ pub async fn follow(
 ) -> Result<ExitCode> {
     let sources = access.sources()?;
     let mut name = execution.map(str::to_owned);
-    let (mut waits, mut answered, mut failed) = (false, None, None);
+    let (mut answered, mut waits, mut failing, mut failed) = (false, false, None, None);
     let mut ticks = interval(FOLLOW_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let events = sources.journal.events(id).await;
-        let runs = match &events {
-            Ok(events) => sources.runs(id, events, execution).await,
-            Err(error) => Err(error.clone()),
+        // Asked first, so that what was written before the end is read.
+        let end = match execution {
+            Some(arn) => sources.end(arn).await,
+            None => Ok(None),
         };
-        let Some(runs) = tolerated(runs, &mut answered)? else { continue };
-        if !waits && runs.iter().all(|run| run.entries.is_empty()) {
+        let end = match end {
+            Err(fault) if fault.is_refusal() => return Err(fault.into()),
+            end => end.ok().flatten(),
+        };
+        let events = match sources.journal.events(id).await {
+            Ok(events) => events,
+            Err(error) if answered && !error.fault.is_refusal() => {
+                let since = failing.get_or_insert_with(Instant::now);
+                ensure!(since.elapsed() < SILENCE, "{error}; the session goes on");
+                writeln!(stderr(), "warning: {}; trying again", display_chain(&error))?;
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        (answered, failing) = (true, None);
+        if events.is_empty() && !waits {
             waits = true;
             writeln!(stderr(), "Session {id} has no event yet; waiting for its first.")?;
         }
+        let mut runs = runs(&events);
         name = name.or_else(|| runs.last().map(|run| run.invocation_id.to_owned()));
-        let run = runs.iter().find(|run| Some(run.invocation_id) == name.as_deref());
-        let Some(run) = run else { continue };
-        printer.print(&runs, run.invocation_id)?;
+        let Some(name) = name.as_deref() else { continue };
+        printer.print(&runs, name)?;
+        if end.is_some() && runs.iter().all(|run| run.invocation_id != name) {
+            runs.push(Run::without_events(name));
+        }
+        let Some(run) = runs.iter_mut().find(|run| run.invocation_id == name) else { continue };
         let has_ended = match run.ending {
-            Ending::Running => run.execution.is_some(),
-            Ending::Failed(event) if event.status != Status::SessionFailed => {
+            Ending::Running => end.is_some(),
+            Ending::Failed(event) if event.status != Status::SessionFailed && end.is_none() => {
                 let since = failed.get_or_insert_with(Instant::now);
                 !run.is_workflows() || since.elapsed() >= SESSION_FAILED_GRACE
             }
             Ending::Failed(_) | Ending::Completed(_) => true,
         };
+        run.execution = end;
         if has_ended {
-            return Ok(printer.explain(&runs, run.invocation_id)?.into());
+            return Ok(printer.explain(&runs, name)?.into());
         }
     }
-}
-
-/// What was read. Of a failure that may pass, it warns: since the journal has `answered` before, for a while.
-fn tolerated<T>(read: Result<T, ReadError>, answered: &mut Option<Instant>) -> Result<Option<T>> {
-    let error = match (read, *answered) {
-        (Ok(read), _) => {
-            *answered = Some(Instant::now());
-            return Ok(Some(read));
-        }
-        (Err(error), Some(last)) if !error.fault.is_refusal() && last.elapsed() < SILENCE => error,
-        (Err(error), _) => return Err(error.into()),
-    };
-    writeln!(stderr(), "warning: {}; trying again", display_chain(&error))?;
-    Ok(None)
 }

@@ -3,10 +3,10 @@
 
 use std::collections::HashMap;
 
-use aws_sdk_sfn::operation::describe_execution::DescribeExecutionOutput;
 use indexmap::IndexMap;
 use journal::{Ending, Event, SORT_KEY_PREFIX, Sign, Status, Timestamp, ending};
 
+use crate::sessions::ExecutionEnd;
 use crate::timeline::escape;
 
 /// Steps whose start is always journaled before their end.
@@ -28,8 +28,8 @@ pub struct Run<'a> {
     pub defects: Vec<String>,
     /// The newest signs of life of its [open task](Run::open_task), newest first, if they were read.
     pub signs: Option<Vec<Sign>>,
-    /// The end of its execution, if the journal has none and Step Functions was asked.
-    pub execution: Option<DescribeExecutionOutput>,
+    /// The end of its execution, if Step Functions was asked.
+    pub execution: Option<ExecutionEnd>,
 }
 
 /// One event in its run.
@@ -64,7 +64,8 @@ pub fn is_foreign(event: &Event) -> bool {
 
 impl<'a> Run<'a> {
     /// A run of which the journal has no event.
-    pub(crate) fn without_events(invocation_id: &'a str) -> Self {
+    #[must_use]
+    pub fn without_events(invocation_id: &'a str) -> Self {
         Self::new(invocation_id, &[], Ending::Running)
     }
 
@@ -117,6 +118,12 @@ impl<'a> Run<'a> {
         run.open = started.into_values().flatten().collect();
         run.open.sort_by(|a, b| a.sort_key.cmp(&b.sort_key));
         run
+    }
+
+    /// The session's id; nothing if the run has no event.
+    pub(crate) fn session_id(&self) -> String {
+        let id = self.entries.iter().find_map(|entry| entry.event.session_id());
+        id.map(|id| id.to_string()).unwrap_or_default()
     }
 
     /// The last of its events with this status.
@@ -174,12 +181,6 @@ impl<'a> Run<'a> {
     pub fn has_expired(&self, now: Timestamp) -> bool {
         let passed = |seconds: i64| seconds.saturating_mul(1_000_000) <= now.as_micros();
         self.entries.iter().any(|entry| entry.event.expires_at.is_some_and(passed))
-    }
-
-    /// The trace of its first event that has one.
-    #[must_use]
-    pub fn trace_id(&self) -> Option<&'a str> {
-        self.entries.iter().find_map(|entry| entry.event.trace_id.as_deref())
     }
 }
 

@@ -46,8 +46,13 @@ pub(crate) fn hop(run: &Run) -> Hop {
     }
 }
 
-/// The agent's newest phase, unless that and all others have completed.
-pub(crate) fn phase(run: &Run) -> Option<String> {
+/// The part of the system in one word, and the agent's newest phase unless all its phases have completed.
+pub(crate) fn place(run: &Run) -> String {
+    let phase = phase(run).unwrap_or_default();
+    format!("{} {phase}", hop(run).names().0).trim_end().to_owned()
+}
+
+fn phase(run: &Run) -> Option<String> {
     let is_progress = |event: &&Event| event.status.is_progress();
     let newest = run.entries.iter().map(|entry| entry.event).rfind(is_progress)?;
     let open = run.open.iter().copied().rfind(is_progress);
@@ -78,9 +83,12 @@ pub(crate) fn places(run: &Run) -> Vec<(&'static str, String)> {
         Hop::Invoker => Some(("See the invoker's log", " --invoker")),
         Hop::Workflow => None,
     };
-    let id = run.entries.iter().find_map(|entry| entry.event.session_id());
-    let logs = id.zip(logs);
-    places.extend(logs.map(|(id, (what, part))| (what, format!("agent-journal logs {id}{part}"))));
+    let id = run.session_id();
+    if run.execution.is_some() && run.open_task().is_some() {
+        places
+            .push(("Its agent may still be working. Stop it", format!("agent-journal stop {id}")));
+    }
+    places.extend(logs.map(|(what, part)| (what, format!("agent-journal logs {id}{part}"))));
     let arn = run.invocation_id;
     let is_safe = |byte: u8| byte.is_ascii_alphanumeric() || b":_-.".contains(&byte);
     if run.is_workflows() && arn.starts_with("arn:") && arn.bytes().all(is_safe) {
@@ -99,8 +107,7 @@ pub(crate) fn places(run: &Run) -> Vec<(&'static str, String)> {
 
 /// The run's trace: its id, appended to `traces_url`.
 pub(crate) fn trace(run: &Run, traces_url: Option<&str>) -> Option<String> {
-    let trace =
-        run.trace_id().filter(|trace| trace.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
+    let trace = run.entries.iter().find_map(|entry| entry.event.trace_id.as_deref())?;
     let url = traces_url.map(|url| format!("{}/", url.trim_end_matches('/'))).unwrap_or_default();
-    Some(format!("{url}{trace}"))
+    trace.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| format!("{url}{trace}"))
 }

@@ -3,9 +3,9 @@
 //! It reads events and decides nothing about a running session.
 //!
 //! - [`history`] finds runs, durations and contradictions in a session's events.
-//! - [`timeline`] shows events and how a run stands; [`Printer`] prints them as they come.
+//! - [`timeline`] shows events; [`Printer`] prints them as they come.
 //! - [`listing`] has sessions as lines of a list, [`log_line`] makes log lines readable.
-//! - [`sessions`] reads sessions, `execution_end` how an execution ended; [`standing`] says how a run stands.
+//! - [`sessions`] reads sessions and executions; [`standing`] says how a run stands.
 //! - [`page`] shows a session, or a list, as a page of HTML; [`ui`] serves the pages.
 //! - [`explain`] says what happened (`verdict`), in which part of the system (`hop`), and whether a task
 //!   lives (`alive`).
@@ -13,7 +13,6 @@
 //! The binary `agent-journal` uses these modules in a terminal.
 
 mod alive;
-mod execution_end;
 mod explain;
 pub mod history;
 mod hop;

@@ -6,21 +6,22 @@ use anyhow::Result;
 use clap::Args;
 use operator::listing::{HEAD, counted};
 use operator::sessions::Filter;
+use operator::timeline::json_line;
 
 use crate::access::Access;
 
 #[derive(Args)]
 pub struct ListArgs {
-    /// Only sessions that failed, or that nobody watches any more
+    /// Only sessions that failed, give no sign of life, or are not watched any more
     #[arg(long, conflicts_with_all = ["running", "lost"])]
     failed: bool,
     /// Only sessions that run
     #[arg(long, conflicts_with = "lost")]
     running: bool,
-    /// Only sessions that failed because nothing more was heard from their container
+    /// Only sessions that give no sign of life, or failed because nothing more was heard
     #[arg(long)]
     lost: bool,
-    /// Only sessions that ended in this time or still run: 90m, 24h, 7d
+    /// Only sessions that ended in this time, were aborted, or still run: 90m, 24h, 7d
     #[arg(long, value_name = "TIME", value_parser = since)]
     since: Option<Duration>,
     /// Most sessions to list, newest first
@@ -48,13 +49,11 @@ pub async fn list(access: &Access, args: &ListArgs) -> Result<ExitCode> {
     let mut out = anstream::stdout();
     if args.json {
         for session in &listed {
-            writeln!(out, "{}", serde_json::to_string(session)?)?;
+            writeln!(out, "{}", json_line(session)?)?;
         }
         return Ok(ExitCode::SUCCESS);
     }
-    if !listed.is_empty() {
-        writeln!(out, "{HEAD}")?;
-    }
+    writeln!(out, "{HEAD}")?;
     for session in &listed {
         writeln!(out, "{}", session.line())?;
     }

@@ -10,8 +10,9 @@ use journal::text::{headline, truncate};
 use serde::Serialize;
 
 use crate::alive::alive;
+use crate::explain::unwatched;
 use crate::history::Run;
-use crate::hop::{hop, phase};
+use crate::hop::place;
 use crate::standing::Standing;
 use crate::timeline::{day_and_time, duration, escape};
 
@@ -34,11 +35,9 @@ pub struct Listed {
     pub ended: Option<String>,
     /// How long it took, or has taken so far, in microseconds.
     pub micros: i64,
-    /// Where it stands or stopped, unless it completed.
+    /// Where it stands or stopped, with the agent's phase if it reports some. Nothing if it completed.
     #[serde(rename = "where")]
-    pub place: Option<&'static str>,
-    /// The agent's phase there, if it reports some.
-    pub phase: Option<String>,
+    pub place: String,
     /// On a failure: its type.
     pub error_type: Option<String>,
     /// On a failure: its type and the first line of its message. Of a silent one: since when.
@@ -52,16 +51,13 @@ impl Listed {
     #[must_use]
     pub fn new(id: &str, execution: &ExecutionListItem, run: &Run, now: Timestamp) -> Self {
         let standing = run.standing(now);
-        let open = Some(run).filter(|_| standing != Standing::Completed);
         let time =
             |date: DateTime| Timestamp::from(SystemTime::try_from(date).unwrap_or(UNIX_EPOCH));
         let (started, ended) = (time(execution.start_date), execution.stop_date.map(time));
         let error = run.error();
         let why = match standing {
             Standing::Silent => alive(run, now),
-            Standing::Unwatched if error.is_none() => {
-                Some(format!("the execution has ended ({})", execution.status))
-            }
+            Standing::Unwatched => unwatched(run),
             _ => error.map(|(error_type, message)| headline(error_type, message)),
         };
         Self {
@@ -70,18 +66,11 @@ impl Listed {
             started: started.to_string(),
             ended: ended.map(|time| time.to_string()),
             micros: (ended.unwrap_or(now).as_micros() - started.as_micros()).max(0),
-            place: open.map(|run| hop(run).names().0),
-            phase: open.and_then(phase),
+            place: if standing == Standing::Completed { String::new() } else { place(run) },
             error_type: error.map(|(error_type, _)| error_type.to_owned()),
             why,
             execution: execution.execution_arn.clone(),
         }
-    }
-
-    /// Where it stands or stopped, with the agent's phase.
-    pub(crate) fn location(&self) -> String {
-        let (place, phase) = (self.place.unwrap_or_default(), self.phase.as_deref());
-        format!("{place} {}", phase.unwrap_or_default()).trim_end().to_owned()
     }
 
     /// The line for a terminal, with colours.
@@ -94,7 +83,7 @@ impl Listed {
             Standing::Completed => AnsiColor::Green.on_default(),
         };
         let (started, took) = (day_and_time(&self.started), duration(self.micros));
-        let (standing, place) = (self.standing, self.location());
+        let (standing, place) = (self.standing.to_string(), &self.place);
         let why = escape(truncate(self.why.as_deref().unwrap_or_default(), MAX_WHY_BYTES));
         let line = format!(
             "{started}  {took:>11}  {style}{standing:<9}{style:#}  {:<36}  {place:<16}  {why}",

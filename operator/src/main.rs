@@ -22,9 +22,9 @@ use access::{Access, Targets};
 /// Start and stop sessions, show their journal, and say what happened to them
 ///
 /// Region, credentials and endpoints are those of the AWS SDKs (AWS_PROFILE, AWS_REGION, …). The
-/// exit code is 0 if the session completed (for stop: if its task has ended), 1 if it failed, 2 on a
-/// usage or access error, 3 if it still runs or its end is not known any more, 4 if its history is
-/// broken.
+/// exit code is 0 if the session completed (for stop: if its task has ended or its container is gone), 1
+/// if it failed, 2 on a usage or access error, 3 if it still runs, nobody watches it, or its end is not
+/// known any more, 4 if its history is broken.
 #[derive(Parser)]
 #[command(name = "agent-journal", version)]
 struct Cli {
@@ -104,7 +104,8 @@ async fn ui(access: &Access, port: u16) -> Result<ExitCode> {
         traces_url: access.traces_url().map(str::to_owned),
     };
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port));
-    let listener = listener.with_context(|| format!("cannot serve on 127.0.0.1:{port}"))?;
+    let listener = listener
+        .with_context(|| format!("cannot serve on 127.0.0.1:{port}; --port 0 takes a free port"))?;
     let address = listener.local_addr()?;
     writeln!(io::stdout(), "The sessions are at http://{address}. Ctrl-C stops it.")?;
     tokio::select! {

@@ -1,16 +1,16 @@
 //! Reads sessions: their executions, with what the journal knows of them.
 
-use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use aws_sdk_sfn::Client;
+use aws_sdk_sfn::operation::describe_execution::DescribeExecutionOutput;
 use aws_sdk_sfn::primitives::DateTime;
 use aws_sdk_sfn::types::{ExecutionListItem, ExecutionStatus};
+use derive_more::Display;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use journal::{Event, Journal, ReadError, SdkFault, SessionId};
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use journal::{Ending, Event, Journal, ReadError, SdkFault, SessionId, ending};
+use serde::Deserialize;
 
 use crate::history::{Run, runs};
 use crate::listing::Listed;
@@ -22,18 +22,39 @@ const AT_A_TIME: usize = 16;
 /// Much longer than any session that the workflow waits for.
 const LONGEST_SECONDS: i64 = 24 * 60 * 60;
 
-/// Which sessions are listed.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+/// How long to wait for the answer of Step Functions if the journal says enough without it.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How an execution ended, as Step Functions says it.
+#[derive(Debug)]
+pub struct ExecutionEnd {
+    /// `SUCCEEDED`, `FAILED`, `ABORTED` or `TIMED_OUT`.
+    pub status: ExecutionStatus,
+    /// The type of its failure.
+    pub error: Option<String>,
+    /// The message of its failure, or what the person said who stopped it.
+    pub cause: Option<String>,
+}
+
+/// What a list reads of an execution's input.
+#[derive(Deserialize)]
+struct Input {
+    session_id: SessionId,
+}
+
+/// Which sessions are listed. Its name is that of an option, and is in an address.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize, Display)]
 #[serde(rename_all = "lowercase")]
+#[display(rename_all = "lowercase")]
 pub enum Filter {
     /// All of them.
     #[default]
     All,
-    /// Those that failed, were lost, or are not watched any more.
+    /// Those that failed, give no sign of life, or are not watched any more.
     Failed,
     /// Those that run.
     Running,
-    /// Those that failed because nothing more was heard from their container.
+    /// Those that give no sign of life, or failed because nothing more was heard from their container.
     Lost,
 }
 
@@ -55,17 +76,10 @@ impl Filter {
         use Standing::*;
         match self {
             Self::All => true,
-            Self::Failed => matches!(standing, Lost | Failed | Unwatched),
+            Self::Failed => !matches!(standing, Running | Completed),
             Self::Running => matches!(standing, Running | Silent),
             Self::Lost => matches!(standing, Lost | Silent),
         }
-    }
-}
-
-/// The name in an option and in an address.
-impl fmt::Display for Filter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.serialize(f)
     }
 }
 
@@ -91,13 +105,15 @@ impl Sources {
         since: Option<Duration>,
         limit: usize,
     ) -> Result<(Vec<Listed>, bool)> {
-        // Leave out those that ended before that time. Read on, because an older execution may have
-        // ended after it.
+        // Leave out those that ended before that time; the agent of one that was aborted may still work.
+        // Read on, because an older execution may have ended after it.
         let now = DateTime::from(SystemTime::now()).secs();
         let earliest = since.map_or(i64::MIN, |since| now.saturating_sub_unsigned(since.as_secs()));
         let wanted = |item: &ExecutionListItem| {
-            let ended_before = item.stop_date.is_some_and(|end| end.secs() < earliest);
-            filter.may_want(&item.status) && !ended_before
+            let is_old = item.start_date.secs() < earliest.saturating_sub(LONGEST_SECONDS);
+            let ended = item.stop_date.filter(|_| item.status != ExecutionStatus::Aborted);
+            let too_early = is_old || ended.is_some_and(|end| end.secs() < earliest);
+            filter.may_want(&item.status) && !too_early
         };
         let request = self.workflows.list_executions().state_machine_arn(state_machine);
         let mut pages = request.max_results(100).into_paginator().send();
@@ -130,33 +146,30 @@ impl Sources {
         if let Some(id) = &id {
             events = self.journal.events(id).await?;
         }
-        let mut described = None;
+        let mut end = ExecutionEnd { status: item.status.clone(), error: None, cause: None };
         // Its session has another id, or has left nothing.
         if !events.iter().any(|event| event.invocation_id == arn) {
-            let execution = described.insert(self.described(arn).await?);
+            let execution = self.execution(arn).await?;
             let input = execution.input.as_deref().unwrap_or_default();
-            let input = serde_json::from_str::<Value>(input).unwrap_or_default();
-            let given = input.get("session_id").and_then(Value::as_str);
-            if let Some(given) = given.and_then(|id| id.parse::<SessionId>().ok()) {
-                events = self.journal.events(&given).await?;
-                id = Some(given);
+            if let Ok(Input { session_id }) = serde_json::from_str(input) {
+                events = self.journal.events(&session_id).await?;
+                id = Some(session_id);
             }
+            (end.error, end.cause) = (execution.error, execution.cause);
         }
-        let mut runs = Vec::new();
-        if let Some(id) = &id {
-            runs = self.runs(id, &events, Some(arn)).await?;
-        }
-        let run = runs.into_iter().find(|run| run.invocation_id == arn);
+        let run = runs(&events).into_iter().find(|run| run.invocation_id == arn);
         let mut run = run.unwrap_or_else(|| Run::without_events(arn));
-        let ended = described.filter(|it| it.status != ExecutionStatus::Running);
-        run.execution = run.execution.or(ended);
+        match (&id, &item.status) {
+            (Some(id), ExecutionStatus::Running) => self.read_signs(id, &mut run).await?,
+            (None, ExecutionStatus::Running) => {}
+            _ => run.execution = Some(end),
+        }
         let id = id.as_ref().map_or(item.name.as_str(), SessionId::as_str);
         Ok(Listed::new(id, &item, &run, SystemTime::now().into()))
     }
 
-    /// The runs of a session by its `events`, with the signs of life of their open tasks, and with their
-    /// executions if those have ended and the journal does not say so. There is a run of `execution` even
-    /// if it has no event.
+    /// The runs of a session by its `events`, with the signs of life of their open tasks, and with the end
+    /// of the newest's execution if the journal has none.
     ///
     /// # Errors
     /// If the signs cannot be read.
@@ -164,17 +177,50 @@ impl Sources {
         &self,
         id: &SessionId,
         events: &'a [Event],
-        execution: Option<&'a str>,
     ) -> Result<Vec<Run<'a>>, ReadError> {
         let mut runs = runs(events);
-        let unknown = execution.filter(|arn| runs.iter().all(|run| run.invocation_id != *arn));
-        runs.extend(unknown.map(Run::without_events));
         for run in &mut runs {
-            if let Some(task) = run.open_task() {
-                run.signs = Some(self.journal.signs(id, &task.timestamp).await?);
-            }
-            run.execution = self.ended(run, id).await;
+            self.read_signs(id, run).await?;
+        }
+        if let Some(run) = runs.last_mut() {
+            run.execution = self.unwatched(run, id).await;
         }
         Ok(runs)
+    }
+
+    async fn read_signs(&self, id: &SessionId, run: &mut Run<'_>) -> Result<(), ReadError> {
+        if let Some(task) = run.open_task() {
+            run.signs = Some(self.journal.signs(id, &task.timestamp).await?);
+        }
+        Ok(())
+    }
+
+    async fn execution(&self, arn: &str) -> Result<DescribeExecutionOutput, SdkFault> {
+        let answer = self.workflows.describe_execution().execution_arn(arn).send().await;
+        answer.map_err(|error| SdkFault::new(&error))
+    }
+
+    /// The end of an execution, if it has ended.
+    ///
+    /// # Errors
+    /// If Step Functions does not say.
+    pub async fn end(&self, arn: &str) -> Result<Option<ExecutionEnd>, SdkFault> {
+        let it = self.execution(arn).await?;
+        let end = ExecutionEnd { status: it.status, error: it.error, cause: it.cause };
+        Ok(Some(end).filter(|end| end.status != ExecutionStatus::Running))
+    }
+
+    /// The end of a run's execution if the journal has no end of the run. `None` also if Step Functions
+    /// does not say.
+    async fn unwatched(&self, run: &Run<'_>, id: &SessionId) -> Option<ExecutionEnd> {
+        let arn = run.invocation_id;
+        let is_open = run.ending == Ending::Running && !run.has_expired(SystemTime::now().into());
+        if !is_open || !arn.starts_with("arn:") {
+            return None;
+        }
+        let end = tokio::time::timeout(PATIENCE, self.end(arn)).await.ok()?.ok()??;
+        // It may have ended, and written so, after its events were read.
+        let events = self.journal.events(id).await.ok()?;
+        (ending(&events, arn) == Ending::Running).then_some(end)
     }
 }

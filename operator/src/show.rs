@@ -31,7 +31,7 @@ pub async fn events(access: &Access, args: &EventsArgs) -> Result<ExitCode> {
         return follow(access, &args.id, printer, None).await;
     }
     let events = read(&sources.journal, &args.id).await?;
-    let runs = sources.runs(&args.id, &events, None).await?;
+    let runs = sources.runs(&args.id, &events).await?;
     let run = runs.last().map_or("", |run| run.invocation_id);
     printer.print(&runs, run)?;
     Ok(printer.explain(&runs, run)?.into())
@@ -41,7 +41,7 @@ pub async fn events(access: &Access, args: &EventsArgs) -> Result<ExitCode> {
 pub async fn explained(access: &Access, id: &SessionId) -> Result<ExitCode> {
     let (sources, now) = (access.sources()?, SystemTime::now().into());
     let events = read(&sources.journal, id).await?;
-    let runs = sources.runs(id, &events, None).await?;
+    let runs = sources.runs(id, &events).await?;
     writeln!(anstream::stdout(), "{}", explain(&runs, now, access.traces_url()))?;
     Ok(runs.last().map_or(0, |run| run.exit_code(now)).into())
 }
@@ -50,7 +50,7 @@ pub async fn explained(access: &Access, id: &SessionId) -> Result<ExitCode> {
 pub async fn page(access: &Access, id: &SessionId) -> Result<ExitCode> {
     let sources = access.sources()?;
     let events = read(&sources.journal, id).await?;
-    let runs = sources.runs(id, &events, None).await?;
+    let runs = sources.runs(id, &events).await?;
     let now = SystemTime::now().into();
     let page = session_page(id.as_str(), &runs, now, access.traces_url(), None);
     writeln!(io::stdout(), "{page}")?;
@@ -69,8 +69,8 @@ pub async fn read(journal: &Journal, id: &SessionId) -> Result<Vec<Event>> {
     }
     ensure!(
         events.len() > foreign,
-        "the journal has no event of session {id}: it never began, or it could not write its first event \
-         (on AWS, see: aws stepfunctions list-executions --state-machine-arn ARN)"
+        "the journal has no event of session {id}: the id is wrong, the session never began, or it could not \
+         write its first event. agent-journal list shows what was started"
     );
     Ok(events)
 }

@@ -1,8 +1,7 @@
 //! How a run stands.
 
-use std::fmt;
-
 use aws_sdk_sfn::types::ExecutionStatus;
+use derive_more::Display;
 use journal::{Ending, Timestamp};
 use serde::Serialize;
 
@@ -13,8 +12,9 @@ use crate::history::Run;
 const LOST: [&str; 3] = ["AgentNotStarted", "ContainerLost", "PollAttemptsSpent"];
 
 /// How a run stands, ordered by urgency.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Display)]
 #[serde(rename_all = "lowercase")]
+#[display(rename_all = "lowercase")]
 pub enum Standing {
     /// It failed because nothing more was heard from its container.
     Lost,
@@ -28,12 +28,6 @@ pub enum Standing {
     Running,
     /// It completed.
     Completed,
-}
-
-impl fmt::Display for Standing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.serialize(f)
-    }
 }
 
 impl Run<'_> {
@@ -58,7 +52,7 @@ impl Run<'_> {
     pub fn error(&self) -> Option<(&str, &str)> {
         let Some(event) = self.failure() else {
             let end = self.execution.as_ref()?;
-            return Some((end.error()?, end.cause().unwrap_or_default()));
+            return Some((end.error.as_deref()?, end.cause.as_deref().unwrap_or_default()));
         };
         let error_type = event.error_type.as_deref().unwrap_or("Error");
         Some((error_type, event.error_message.as_deref().unwrap_or_default()))

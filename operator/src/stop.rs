@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use aws_config::SdkConfig;
-use aws_sdk_bedrockagentcore::operation::stop_runtime_session::StopRuntimeSessionError as Refusal;
+use aws_sdk_bedrockagentcore::operation::stop_runtime_session::StopRuntimeSessionError as StopError;
 use clap::Args;
 use journal::{Ending, Event, Journal, Mark, SdkFault, SessionId, SignKind, Source, Status};
 use operator::explain;
@@ -32,7 +32,7 @@ pub struct StopArgs {
     #[arg(long, default_value = "an operator stopped the task")]
     reason: String,
     /// Have AgentCore stop the session's container at once. The task's end may be missing in the journal
-    #[arg(long)]
+    #[arg(long, conflicts_with = "reason")]
     now: bool,
     /// The AgentCore runtime's ARN, to stop a container that does not answer
     #[arg(long, value_name = "ARN", env = "AGENT_RUNTIME_ARN", hide_env_values = true)]
@@ -138,15 +138,14 @@ async fn newest_task<'a>(
 
 /// Has AgentCore stop the session's container.
 async fn stop_container(config: &SdkConfig, args: &StopArgs) -> Result<ExitCode> {
-    let runtime = args.runtime.as_ref().filter(|arn| arn.contains(":bedrock-agentcore:")).context(
-        "to stop a container, set --runtime or AGENT_RUNTIME_ARN to the ARN of the AgentCore runtime: arn:PARTITION:bedrock-agentcore:REGION:ACCOUNT:runtime/ID (output AgentRuntimeArn of the stack)",
+    let runtime = args.runtime.as_ref().context(
+        "the AgentCore runtime's ARN is missing: set --runtime or AGENT_RUNTIME_ARN (output AgentRuntimeArn of the stack)",
     )?;
     let stop = aws_sdk_bedrockagentcore::Client::new(config).stop_runtime_session();
     let stop = stop.agent_runtime_arn(runtime).runtime_session_id(args.id.as_str());
+    let is_gone = StopError::is_resource_not_found_exception;
     let said = match stop.send().await {
-        Err(error)
-            if error.as_service_error().is_some_and(Refusal::is_resource_not_found_exception) =>
-        {
+        Err(error) if error.as_service_error().is_some_and(is_gone) => {
             let fault = escape(&SdkFault::new(&error).to_string());
             format!("AgentCore has no container of the session any more ({fault}).")
         }

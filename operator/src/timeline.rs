@@ -4,6 +4,7 @@
 use anstyle::{AnsiColor, Style};
 use journal::text::{headline, truncate};
 use journal::{Event, Status, Timestamp};
+use serde::Serialize;
 
 use crate::history::Entry;
 
@@ -19,9 +20,8 @@ const RED: Style = AnsiColor::Red.on_default();
 #[must_use]
 pub fn line(entry: &Entry) -> String {
     let event = entry.event;
-    let offset =
-        entry.offset.map_or_else(String::new, |micros| format!("{:.3} s", seconds(micros)));
-    let time = escape(event.timestamp.get(11..23).unwrap_or(&event.timestamp));
+    let offset = entry.offset.map(|it| format!("{:.3} s", seconds(it))).unwrap_or_default();
+    let time = time_of_day(event);
     let (source, status) = (escape(&event.source), escape(event.status.as_str()));
     let style = match &event.status {
         status if status.is_failure() => RED,
@@ -44,10 +44,8 @@ pub(crate) fn result(event: &Event) -> Option<String> {
     let whole = event.result.as_deref()?;
     let shown = truncate(whole, MAX_SHOWN_BYTES);
     let lines = Vec::from_iter(shown.lines().map(escape));
-    let rest = match whole.len() - shown.len() {
-        0 => String::new(),
-        rest => format!("… and {rest} bytes more (--json)"),
-    };
+    let rest = whole.len() - shown.len();
+    let rest = if rest > 0 { format!("… and {rest} bytes more (--json)") } else { String::new() };
     let cut = if event.result_truncated { " (the journal keeps 64 KB)" } else { "" };
     Some(format!("{}{rest}{cut}", lines.join("\n           ")))
 }
@@ -57,6 +55,11 @@ pub(crate) fn result(event: &Event) -> Option<String> {
 pub fn failure(event: &Event) -> Option<String> {
     let message = event.error_message.as_deref()?;
     Some(escape(&headline(event.error_type.as_deref().unwrap_or("Error"), message)))
+}
+
+/// The time of day of an event.
+pub(crate) fn time_of_day(event: &Event) -> String {
+    escape(event.timestamp.get(11..23).unwrap_or(&event.timestamp))
 }
 
 /// Day and time of a timestamp, without fractions of a second.
@@ -115,13 +118,13 @@ pub fn escape(text: &str) -> String {
     safe(text, |character| character.escape_default().to_string())
 }
 
-/// The event as one line of JSON, with every control character escaped as JSON does it.
+/// A value as one line of JSON, with every control character escaped as JSON does it.
 ///
 /// # Errors
-/// None in practice: an event holds nothing that JSON cannot.
-pub fn json_line(event: &Event) -> serde_json::Result<String> {
+/// If JSON cannot hold it. It can hold an event.
+pub fn json_line(value: &impl Serialize) -> serde_json::Result<String> {
     // All of these characters are in the first plane, and none is outside a string.
-    Ok(safe(&serde_json::to_string(event)?, |character| format!("\\u{:04x}", u32::from(character))))
+    Ok(safe(&serde_json::to_string(value)?, |character| format!("\\u{:04x}", u32::from(character))))
 }
 
 #[cfg(test)]

@@ -62,9 +62,10 @@ impl Ui {
 
 async fn list(ui: Data<Ui>, show: Query<Show>) -> HttpResponse {
     let (filter, pause) = (show.show, show.pause);
+    let listed = ui.sources.list(&ui.state_machine, filter, None, LISTED).await;
     let (now, here) = (SystemTime::now().into(), format!("/?show={filter}&"));
     let frame = Frame { now, refresh: Some(!pause), here };
-    match ui.sources.list(&ui.state_machine, filter, None, LISTED).await {
+    match listed {
         Ok((mut sessions, more)) => {
             // What needs attention first.
             sessions.sort_by_key(|session| session.standing);
@@ -76,17 +77,17 @@ async fn list(ui: Data<Ui>, show: Query<Show>) -> HttpResponse {
 }
 
 async fn session(ui: Data<Ui>, id: Path<String>, show: Query<Show>) -> HttpResponse {
-    let (now, refresh) = (SystemTime::now().into(), Some(!show.pause));
-    let frame = |refresh| Frame { now, refresh, here: "?".to_owned() };
+    let refresh = Some(!show.pause);
+    let frame = |refresh| Frame { now: SystemTime::now().into(), refresh, here: "?".to_owned() };
     let id = match id.parse::<SessionId>() {
         Ok(id) => id,
         Err(error) => return failed(StatusCode::BAD_REQUEST, frame(None), error.to_string()),
     };
     let read = async {
         let events = ui.sources.journal.events(&id).await?;
-        let runs = ui.sources.runs(&id, &events, None).await?;
-        let (traces_url, paused) = (ui.traces_url.as_deref(), Some(show.pause));
-        Ok::<_, ReadError>(session_page(id.as_str(), &runs, now, traces_url, paused))
+        let runs = ui.sources.runs(&id, &events).await?;
+        let (now, traces_url) = (SystemTime::now().into(), ui.traces_url.as_deref());
+        Ok::<_, ReadError>(session_page(id.as_str(), &runs, now, traces_url, Some(show.pause)))
     };
     match read.await {
         Ok(text) => page(StatusCode::OK, text),

@@ -93,6 +93,11 @@ fn silence(run: &Run, now: Timestamp) -> String {
         return "No event that this version knows was journaled.".to_owned();
     };
     let (status, ago) = (&began.event.status, ago(began.event, now));
+    let time = began.event.timestamp.parse::<Timestamp>();
+    let is_recent = time.is_ok_and(|time| now.as_micros() - time.as_micros() < 10_000_000);
+    if is_recent && run.ending == Ending::Running {
+        return format!("{status} was {ago} ago.");
+    }
     let meaning = match status {
         AgentBackgroundTaskStarted => {
             "and has no end: the agent still works, or its container was killed"
