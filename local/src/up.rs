@@ -1,5 +1,6 @@
 //! `up`: keeps the system running.
 
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
@@ -7,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use local::agentcore::Lifecycle;
 use local::collector::Collector;
 use local::options::Options;
@@ -32,6 +33,12 @@ const MAX_RESTART_DELAY: Duration = Duration::from_secs(30);
 /// Starts the system and keeps it up until a signal ends it.
 pub async fn up(args: UpArgs) -> Result<ExitCode> {
     let mut stop = Stop::new()?;
+    std::fs::create_dir_all(".local").context("cannot make the folder .local")?;
+    let lock = File::create(".local/up.lock").context("cannot write .local/up.lock")?;
+    ensure!(
+        lock.try_lock().is_ok(),
+        "another `up` runs in this folder, and .local has its journal"
+    );
     let (otlp, traces_url) = match args.otlp {
         Some(url) => (url, None),
         None => {

@@ -142,7 +142,7 @@ struct Up {
     child: Child,
     agent: String,
     traces: String,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Up {
@@ -175,7 +175,7 @@ impl Up {
         let (_, rest) = second.split_once("Traces are listed at ").unwrap();
         let traces = format!("{}traces/", rest.strip_suffix('.').unwrap());
         std::thread::spawn(move || lines.count());
-        Self { child, agent, traces, _folder: folder }
+        Self { child, agent, traces, folder }
     }
 
     /// The processes that it started, and theirs.
@@ -253,6 +253,10 @@ async fn up_serves_curl_and_leaves_nothing_behind_however_it_ends() {
 #[tokio::test]
 async fn up_outlives_its_container_as_a_session_does() {
     let up = Up::start();
+    // Its folder is its own.
+    let second = local(up.folder.path(), &["up", "--port", "0"]);
+    let said = String::from_utf8(second.stderr).unwrap();
+    assert!(said.contains("another `up` runs in this folder"), "{said}");
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let url = format!("http://{}/ping", up.agent);
     assert_eq!(client.get(&url).send().await.unwrap().status(), 200);

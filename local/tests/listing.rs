@@ -8,10 +8,12 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use actix_web::http::StatusCode;
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use local::step_functions::{self, STATE_MACHINE_ARN};
 use serde_json::{Value, json};
-use support::{Stack, sfn, sibling};
-use testing::{CREDENTIAL, REGION, TABLE_NAME};
+use support::{Stack, put, put_history, sfn, sibling};
+use testing::{CREDENTIAL, REGION, TABLE_NAME, Table};
 
 const MIXED: &str = "sh -c 'read -r input; case $input in *fails*) echo started plan >&3; echo started step >&3; echo completed step >&3; echo no such model >&2; exit 1;; *hangs*) echo started plan >&3; sleep 600;; esac; echo 7'";
 
@@ -158,6 +160,71 @@ async fn sessions_are_listed_with_where_and_why_and_their_logs_are_shown() {
     assert!(shown.contains("The execution has ended (ABORTED): nobody watches"), "{shown}");
     step_functions.stop().await;
     system.stop().await;
+}
+
+/// A Step Functions that lists these executions, starts one, and refuses all else.
+fn without_description(executions: Value) -> String {
+    let server = HttpServer::new(move || {
+        let executions = executions.clone();
+        App::new().default_service(web::to(move |http: HttpRequest| {
+            let mut answer = HttpResponse::Ok();
+            answer.content_type("application/x-amz-json-1.0");
+            let answer = match http.headers().get("x-amz-target").unwrap().as_bytes() {
+                b"AWSStepFunctions.ListExecutions" => answer.body(executions.to_string()),
+                b"AWSStepFunctions.StartExecution" => {
+                    answer.body(r#"{"executionArn": "arn:started", "startDate": 1.0}"#)
+                }
+                _ => answer
+                    .status(StatusCode::BAD_REQUEST)
+                    .insert_header(("x-amzn-requestid", "1"))
+                    .body(r#"{"__type": "AccessDeniedException", "message": "not allowed"}"#),
+            };
+            async { answer }
+        }))
+    });
+    let server = server.workers(1).disable_signals().bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", server.addrs()[0]);
+    tokio::spawn(server.run());
+    url
+}
+
+/// What ListExecutions and the journal say is enough for a session that has events.
+#[tokio::test]
+async fn a_list_needs_no_description_of_the_executions_that_have_events() {
+    let table = Table::open(None, 0).await.unwrap();
+    let mut events = put_history(&table, "running");
+    let (id, arn) = (events[0].session_id().unwrap(), events[0].invocation_id.clone());
+    let other = "a-session-that-was-aborted-0123456789";
+    for event in &mut events {
+        event.partition_key = format!("SESSION#{other}");
+        event.invocation_id = arn.replace(id.as_str(), other);
+        put(&table, event);
+    }
+    let execution = |name: &str, status: &str, stopped: Value| json!({"executionArn": arn.replace(id.as_str(), name), "stateMachineArn": STATE_MACHINE_ARN, "name": name, "status": status, "startDate": 1.0, "stopDate": stopped});
+    let url = without_description(json!({"executions": [
+        execution(id.as_str(), "RUNNING", Value::Null),
+        execution(other, "ABORTED", json!(2.0)),
+    ]}));
+    let operator = Operator {
+        environment: vec![
+            ("AWS_ENDPOINT_URL_DYNAMODB", table.endpoint()),
+            ("AWS_ENDPOINT_URL_SFN", url),
+            ("AWS_REGION", REGION.to_owned()),
+            ("AWS_ACCESS_KEY_ID", CREDENTIAL.to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", CREDENTIAL.to_owned()),
+            ("JOURNAL_TABLE_NAME", TABLE_NAME.to_owned()),
+            ("STATE_MACHINE_ARN", STATE_MACHINE_ARN.to_owned()),
+        ],
+    };
+    let listed = operator.list(&[]).await;
+    let standings = Vec::from_iter(listed.iter().map(|it| it["standing"].as_str().unwrap()));
+    assert_eq!(standings, ["silent", "unwatched"]);
+    assert_eq!(operator.list(&["--failed"]).await.len(), 2);
+    // Who watches an execution is told that its end cannot be asked for.
+    let (code, _, stderr) = operator.run(&["start", "--watch", "x"]).await;
+    assert_eq!((code, stderr.contains("not allowed")), (Some(2), true), "{stderr}");
+    assert!(!stderr.contains("cannot start"), "{stderr}");
+    table.close().await;
 }
 
 #[tokio::test]

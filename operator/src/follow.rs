@@ -29,7 +29,7 @@ pub async fn follow(
 ) -> Result<ExitCode> {
     let sources = access.sources()?;
     let mut name = execution.map(str::to_owned);
-    let (mut answered, mut waits, mut failing, mut failed) = (false, false, None, None);
+    let (mut answered, mut failing, mut failed) = (false, None, None);
     let mut ticks = interval(FOLLOW_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -39,25 +39,27 @@ pub async fn follow(
             Some(arn) => sources.end(arn).await,
             None => Ok(None),
         };
-        let end = match end {
-            Err(fault) if fault.is_refusal() => return Err(fault.into()),
-            end => end.ok().flatten(),
+        let read = match end {
+            Ok(end) => match sources.journal.events(id).await {
+                Ok(events) => Ok((end, events)),
+                Err(error) => Err((error.fault.clone(), error.into())),
+            },
+            Err(fault) => Err((fault.clone(), fault.into())),
         };
-        let events = match sources.journal.events(id).await {
-            Ok(events) => events,
-            Err(error) if answered && !error.fault.is_refusal() => {
+        let (end, events) = match read {
+            Ok(read) => read,
+            Err((fault, error)) if fault.is_refusal() || !answered => return Err(error),
+            Err((_, error)) => {
                 let since = failing.get_or_insert_with(Instant::now);
                 ensure!(since.elapsed() < SILENCE, "{error}; the session goes on");
-                writeln!(stderr(), "warning: {}; trying again", display_chain(&error))?;
+                writeln!(stderr(), "warning: {}; trying again", display_chain(error.as_ref()))?;
                 continue;
             }
-            Err(error) => return Err(error.into()),
         };
-        (answered, failing) = (true, None);
-        if events.is_empty() && !waits {
-            waits = true;
+        if events.is_empty() && !answered {
             writeln!(stderr(), "Session {id} has no event yet; waiting for its first.")?;
         }
+        (answered, failing) = (true, None);
         let mut runs = runs(&events);
         name = name.or_else(|| runs.last().map(|run| run.invocation_id.to_owned()));
         let Some(name) = name.as_deref() else { continue };

@@ -112,8 +112,8 @@ impl Sources {
         let wanted = |item: &ExecutionListItem| {
             let is_old = item.start_date.secs() < earliest.saturating_sub(LONGEST_SECONDS);
             let ended = item.stop_date.filter(|_| item.status != ExecutionStatus::Aborted);
-            let too_early = is_old || ended.is_some_and(|end| end.secs() < earliest);
-            filter.may_want(&item.status) && !too_early
+            let in_time = !is_old && ended.is_none_or(|end| end.secs() >= earliest);
+            in_time && filter.may_want(&item.status)
         };
         let request = self.workflows.list_executions().state_machine_arn(state_machine);
         let mut pages = request.max_results(100).into_paginator().send();

@@ -15,8 +15,6 @@ use tokio::time::{Instant, sleep};
 use crate::access::Access;
 use crate::show::read;
 
-const POLL_INTERVAL: Duration = Duration::from_secs(1);
-
 /// How long to wait for a sign of life that answers the stop.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -71,7 +69,7 @@ pub async fn stop(access: &Access, args: &StopArgs) -> Result<ExitCode> {
     writeln!(out, "Asking the container to end the task. This takes up to 30 s.")?;
     let (asked, ended, mut answered) = (Instant::now(), ends(run).len(), false);
     loop {
-        sleep(POLL_INTERVAL).await;
+        sleep(Duration::from_secs(1)).await;
         // A failed read is repeated, but not forever.
         let events = match journal.events(&args.id).await {
             Err(_) if asked.elapsed() <= END_DEADLINE => continue,
