@@ -43,10 +43,9 @@ pub struct Entry<'a> {
     pub duration: Option<i64>,
 }
 
-/// The runs of a session in the order in which they began: by its id, a person means the last. `events` are the session's, in the
-/// journal's order.
+/// The runs of a session in the order in which they began. Who names a session means its last run.
 ///
-/// [Foreign](is_foreign) items are left out.
+/// `events` are the session's, in the journal's order. [Foreign](is_foreign) items are left out.
 #[must_use]
 pub fn runs(events: &[Event]) -> Vec<Run<'_>> {
     let mut grouped: IndexMap<&str, Vec<_>> = IndexMap::new();
