@@ -9,7 +9,7 @@ use journal::{Ending, Event, Status, Timestamp};
 use crate::alive::patience_left;
 use crate::history::Run;
 use crate::hop::{hop, places, trace};
-use crate::timeline::{duration, escape, failure, result, text};
+use crate::timeline::{duration, escape, failure, result};
 use crate::verdict::verdict;
 
 /// Says what happened in a session's newest run, where it stopped, and where to look next. `now`
@@ -103,7 +103,8 @@ pub(crate) fn unwatched(run: &Run) -> Option<String> {
 fn last_progress(run: &Run) -> Option<String> {
     let entry = run.entries.iter().rfind(|entry| entry.event.status.is_progress())?;
     let (status, at) = (escape(entry.event.status.as_str()), entry.offset.map(duration));
-    let text = text(entry.event).map(|text| format!(": {text}")).unwrap_or_default();
+    let text = entry.event.error_message.as_deref().or(entry.event.message.as_deref());
+    let text = text.map(|text| format!(": {}", escape(text))).unwrap_or_default();
     Some(format!("The agent's last progress: {status} at {}{text}", at.unwrap_or_default()))
 }
 

@@ -183,7 +183,7 @@ impl Sources {
             self.read_signs(id, run).await?;
         }
         if let Some(run) = runs.last_mut() {
-            run.execution = self.unwatched(run, id).await;
+            run.execution = self.end_unless_journaled(run, id).await;
         }
         Ok(runs)
     }
@@ -212,7 +212,7 @@ impl Sources {
 
     /// The end of a run's execution if the journal has no end of the run. `None` also if Step Functions
     /// does not say.
-    async fn unwatched(&self, run: &Run<'_>, id: &SessionId) -> Option<ExecutionEnd> {
+    async fn end_unless_journaled(&self, run: &Run<'_>, id: &SessionId) -> Option<ExecutionEnd> {
         let arn = run.invocation_id;
         let is_open = run.ending == Ending::Running && !run.has_expired(SystemTime::now().into());
         if !is_open || !arn.starts_with("arn:") {
