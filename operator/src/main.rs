@@ -104,8 +104,7 @@ async fn ui(access: &Access, port: u16) -> Result<ExitCode> {
         traces_url: access.traces_url().map(str::to_owned),
     };
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port));
-    let listener =
-        listener.with_context(|| format!("cannot serve on port {port}; try --port 0"))?;
+    let listener = listener.with_context(|| format!("cannot use port {port}; try --port 0"))?;
     let address = listener.local_addr()?;
     writeln!(io::stdout(), "The sessions are at http://{address}. Ctrl-C stops it.")?;
     tokio::select! {
