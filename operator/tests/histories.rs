@@ -224,6 +224,13 @@ fn what_comes_late_or_from_elsewhere_is_explained_too() {
     }
     let mut nothing = history("running");
     nothing.truncate(1);
+    // Nobody is suspected of what has only just begun.
+    let soon = later(&nothing).plus_micros(-85_000_000);
+    let said = explain(&runs(&nothing), soon, None);
+    assert!(
+        said.starts_with("The session has not ended. SESSION_INITIATED was 5.000 s ago.\n"),
+        "{said}"
+    );
     let said = explain(&runs(&nothing), later(&nothing), None);
     assert!(said.contains("the invoker has journaled nothing"), "{said}");
     assert!(said.contains("It is at: the invoker"), "{said}");
