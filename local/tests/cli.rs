@@ -254,7 +254,8 @@ async fn up_serves_curl_and_leaves_nothing_behind_however_it_ends() {
 async fn up_outlives_its_container_as_a_session_does() {
     let up = Up::start();
     // Its folder is its own.
-    let second = local(up.folder.path(), &["up", "--port", "0"]);
+    let taken = up.traces.rsplit([':', '/']).nth(2).unwrap();
+    let second = local(up.folder.path(), &["up", "--otlp-port", taken]);
     let said = String::from_utf8(second.stderr).unwrap();
     assert!(said.contains("another `up` runs in this folder"), "{said}");
     let client = reqwest::Client::builder().no_proxy().build().unwrap();

@@ -144,7 +144,7 @@ fn remarks(run: &Run, runs: &[Run]) -> Vec<String> {
     if let Some((cause, effect)) = behind {
         let (cause, effect) = (escape(&cause.event.source), escape(&effect.event.source));
         remarks.push(format!(
-            "Clocks differ: the clock of the {effect} is behind that of the {cause}. The order of the events is right; their times and durations are not."
+            "Clocks differ: the {effect}'s clock is behind the {cause}'s. The events are in the right order, but their times and durations are wrong."
         ));
     }
     let number = runs.iter().position(|other| other.invocation_id == run.invocation_id);

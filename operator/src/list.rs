@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 use operator::listing::{HEAD, counted};
-use operator::sessions::Filter;
+use operator::standing::Filter;
 use operator::timeline::json_line;
 
 use crate::access::Access;

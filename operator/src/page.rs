@@ -8,8 +8,7 @@ use crate::explain::Explanation;
 use crate::history::Run;
 use crate::lanes::{Lane, lanes};
 use crate::listing::{self, Listed};
-use crate::sessions::Filter;
-use crate::standing::Standing;
+use crate::standing::{Filter, Standing};
 use crate::timeline;
 
 /// When a page was made, and whether it refreshes itself.

@@ -7,14 +7,13 @@ use aws_sdk_sfn::Client;
 use aws_sdk_sfn::operation::describe_execution::DescribeExecutionOutput;
 use aws_sdk_sfn::primitives::DateTime;
 use aws_sdk_sfn::types::{ExecutionListItem, ExecutionStatus};
-use derive_more::Display;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use journal::{Ending, Event, Journal, ReadError, SdkFault, SessionId, ending};
 use serde::Deserialize;
 
 use crate::history::{Run, runs};
 use crate::listing::Listed;
-use crate::standing::Standing;
+use crate::standing::Filter;
 
 /// How many sessions are read at the same time.
 const AT_A_TIME: usize = 16;
@@ -40,47 +39,6 @@ pub struct ExecutionEnd {
 #[derive(Deserialize)]
 struct Input {
     session_id: SessionId,
-}
-
-/// Which sessions are listed. Its name is that of an option, and is in an address.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize, Display)]
-#[serde(rename_all = "lowercase")]
-#[display(rename_all = "lowercase")]
-pub enum Filter {
-    /// All of them.
-    #[default]
-    All,
-    /// Those that failed, give no sign of life, or are not watched any more.
-    Failed,
-    /// Those that run.
-    Running,
-    /// Those that give no sign of life, or failed because nothing more was heard from their container.
-    Lost,
-}
-
-impl Filter {
-    /// All filters, as they are offered.
-    pub(crate) const ALL: [Self; 4] = [Self::All, Self::Failed, Self::Running, Self::Lost];
-
-    /// Whether an execution of this status may be wanted.
-    fn may_want(self, status: &ExecutionStatus) -> bool {
-        match self {
-            Self::All => true,
-            Self::Running => *status == ExecutionStatus::Running,
-            // The journal says that a session has failed before its execution has ended.
-            Self::Failed | Self::Lost => *status != ExecutionStatus::Succeeded,
-        }
-    }
-
-    fn wants(self, standing: Standing) -> bool {
-        use Standing::*;
-        match self {
-            Self::All => true,
-            Self::Failed => !matches!(standing, Running | Completed),
-            Self::Running => matches!(standing, Running | Silent),
-            Self::Lost => matches!(standing, Lost | Silent),
-        }
-    }
 }
 
 /// Where everything that is known of sessions is read.

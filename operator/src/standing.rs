@@ -1,9 +1,9 @@
-//! How a run stands.
+//! How a run stands, and which of them a list shows.
 
 use aws_sdk_sfn::types::ExecutionStatus;
 use derive_more::Display;
 use journal::{Ending, Timestamp};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::alive::is_silent;
 use crate::history::Run;
@@ -67,6 +67,47 @@ impl Run<'_> {
             Standing::Completed => 0,
             Standing::Lost | Standing::Failed => 1,
             Standing::Running | Standing::Silent | Standing::Unwatched => 3,
+        }
+    }
+}
+
+/// Which sessions are listed. Its name is that of an option, and is in an address.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize, Display)]
+#[serde(rename_all = "lowercase")]
+#[display(rename_all = "lowercase")]
+pub enum Filter {
+    /// All of them.
+    #[default]
+    All,
+    /// Those that failed, give no sign of life, or are not watched any more.
+    Failed,
+    /// Those that run.
+    Running,
+    /// Those that give no sign of life, or failed because nothing more was heard from their container.
+    Lost,
+}
+
+impl Filter {
+    /// All filters, as they are offered.
+    pub(crate) const ALL: [Self; 4] = [Self::All, Self::Failed, Self::Running, Self::Lost];
+
+    /// Whether an execution of this status may be wanted.
+    pub(crate) fn may_want(self, status: &ExecutionStatus) -> bool {
+        match self {
+            Self::All => true,
+            Self::Running => *status == ExecutionStatus::Running,
+            // The journal says that a session has failed before its execution has ended.
+            Self::Failed | Self::Lost => *status != ExecutionStatus::Succeeded,
+        }
+    }
+
+    pub(crate) fn wants(self, standing: Standing) -> bool {
+        use Standing::*;
+        match self {
+            Self::All => true,
+            Self::Failed => !matches!(standing, Running | Completed),
+            Self::Running => matches!(standing, Running | Silent),
+            Self::Lost => matches!(standing, Lost | Silent),
         }
     }
 }

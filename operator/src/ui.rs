@@ -14,7 +14,8 @@ use journal::{ReadError, SessionId, display_chain};
 use serde::Deserialize;
 
 use crate::page::{Frame, List, Problem, session_page};
-use crate::sessions::{Filter, Sources};
+use crate::sessions::Sources;
+use crate::standing::Filter;
 
 /// Most sessions on the page with the list.
 const LISTED: usize = 100;
